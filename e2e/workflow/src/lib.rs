@@ -1,0 +1,1 @@
+//! Proves arc-hook on a real cluster.
