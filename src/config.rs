@@ -1,0 +1,279 @@
+//! Every environment variable that the hook reads, read once, here.
+//!
+//! The runner passes its own environment and an allow-list of `GITHUB_*` and `RUNNER_*` with
+//! runner paths; a workflow's `env:` never reaches the hook (actions/runner 2.336.0,
+//! `src/Runner.Worker/Handlers/ScriptHandler.cs`, `GitHubContext.cs`).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// How long `prepare_job` waits for the pod unless told otherwise, as the official hooks do.
+pub const DEFAULT_PREPARE_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// A variable that is missing or malformed, with the remedy.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ConfigError {
+    /// The variable is absent or empty.
+    #[error("read the configuration: `{name}` is not set; {remedy}")]
+    Missing {
+        /// The variable.
+        name: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The variable has a value that means nothing.
+    #[error("read the configuration: `{name}` is `{value}`; {remedy}")]
+    Malformed {
+        /// The variable.
+        name: &'static str,
+        /// What it says.
+        value: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+/// How the job pod comes by the workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WorkVolume {
+    /// Shared when the runner pod mounts a claim at its work directory that a second pod can
+    /// mount too, else copied.
+    #[default]
+    Auto,
+    /// The work volume is mounted into the job pod.
+    Shared,
+    /// What changed is copied before and after each step.
+    Copy,
+}
+
+/// How strongly job pods are tied to the runner's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Affinity {
+    /// Only that node: a `ReadWriteOnce` work volume allows no other.
+    #[default]
+    Required,
+    /// That node where it has room.
+    Preferred,
+    /// Any node: for `ReadWriteMany` work volumes.
+    None,
+}
+
+/// Where the runner keeps its files, on the runner's own file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerPaths {
+    /// The work directory, `/home/runner/_work`.
+    pub work: PathBuf,
+    /// `_work/_temp`.
+    pub temp: PathBuf,
+    /// The tool cache, `_work/_tool` unless configured elsewhere.
+    pub tools: PathBuf,
+    /// `GITHUB_WORKSPACE`: `_work/<repo>/<repo>`.
+    pub workspace: PathBuf,
+    /// Node and other programs that steps need, `/home/runner/externals`.
+    pub externals: PathBuf,
+    /// What the hook remembers between calls, where no job can reach it.
+    pub state: PathBuf,
+}
+
+impl RunnerPaths {
+    /// The path below the work directory of the repository's folder and of the workspace in it:
+    /// `("<repo>", "<repo>/<repo>")` as the runner lays them out.
+    #[must_use]
+    pub fn workspace_below_work(&self) -> Option<&Path> {
+        self.workspace.strip_prefix(&self.work).ok()
+    }
+}
+
+/// The files by which a step hands values back, as runner paths. `None` outside a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileCommands {
+    /// `GITHUB_PATH`: kept from the runner, which would look up `bash` there.
+    pub path: Option<PathBuf>,
+    /// All others: outputs, environment, state, summary, artifacts.
+    pub others: Vec<PathBuf>,
+}
+
+/// The hook's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `ACTIONS_RUNNER_POD_NAME`.
+    pub pod_name: String,
+    /// `ACTIONS_RUNNER_KUBERNETES_NAMESPACE`; otherwise the kubeconfig's or the service account's.
+    pub namespace: Option<String>,
+    /// `ACTIONS_RUNNER_CLAIM_NAME`; otherwise the claim found in the runner pod, then
+    /// `<pod>-work`.
+    pub claim_name: Option<String>,
+    /// `ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE`.
+    pub template: Option<PathBuf>,
+    /// `ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS`.
+    pub prepare_timeout: Duration,
+    /// `ACTIONS_RUNNER_IMAGE`; otherwise the image of the runner pod.
+    pub runner_image: Option<String>,
+    /// `ARC_HOOK_WORK`.
+    pub work_volume: WorkVolume,
+    /// `ARC_HOOK_AFFINITY`.
+    pub affinity: Affinity,
+    /// Directories of the runner.
+    pub paths: RunnerPaths,
+    /// The step's file commands.
+    pub file_commands: FileCommands,
+    /// `GITHUB_EVENT_PATH`, or where the runner writes it by default.
+    pub event: PathBuf,
+    /// `RUNNER_DEBUG` is `1`.
+    pub debug: bool,
+    /// `ACTIONS_ALLOW_UNSECURE_COMMANDS` is true for the whole runner.
+    pub allow_unsecure_commands: bool,
+    /// Values that were understood only in part; printed by every command.
+    pub warnings: Vec<String>,
+}
+
+/// True for what the runner takes for true (.NET's `bool.TryParse`).
+#[must_use]
+pub fn is_true(value: &str) -> bool {
+    value.trim().eq_ignore_ascii_case("true")
+}
+
+impl Config {
+    /// Reads the process's environment.
+    pub fn from_process() -> Result<Self, ConfigError> {
+        Self::read(|name| std::env::var(name).ok())
+    }
+
+    /// Reads variables through `lookup`.
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
+        let path = |name: &str| get(name).map(PathBuf::from);
+        let require = |name: &'static str, remedy: &'static str| {
+            get(name).ok_or(ConfigError::Missing { name, remedy })
+        };
+        let mut warnings = Vec::new();
+
+        let pod_name = require(
+            "ACTIONS_RUNNER_POD_NAME",
+            "set it in the runner's container from the field `metadata.name`, \
+             as containerMode `kubernetes` of ARC does",
+        )?;
+        let temp = PathBuf::from(require(
+            "RUNNER_TEMP",
+            "the runner sets it; this program is called by the runner, not by hand",
+        )?);
+        let work = temp
+            .parent()
+            .filter(|parent| parent.is_absolute() && *parent != Path::new("/"))
+            .ok_or_else(|| ConfigError::Malformed {
+                name: "RUNNER_TEMP",
+                value: temp.display().to_string(),
+                remedy: "it must be an absolute path below the runner's work directory",
+            })?
+            .to_owned();
+        let workspace = PathBuf::from(require(
+            "GITHUB_WORKSPACE",
+            "the runner sets it; this program is called by the runner, not by hand",
+        )?);
+        let root = work.parent().unwrap_or(Path::new("/")).to_owned();
+        let paths = RunnerPaths {
+            tools: path("RUNNER_TOOL_CACHE").unwrap_or_else(|| work.join("_tool")),
+            externals: root.join("externals"),
+            state: path("ARC_HOOK_STATE").unwrap_or_else(|| root.join(".arc-hook")),
+            workspace,
+            temp,
+            work,
+        };
+        if paths.state.starts_with(&paths.work) {
+            return Err(ConfigError::Malformed {
+                name: "ARC_HOOK_STATE",
+                value: paths.state.display().to_string(),
+                remedy: "it must lie outside the work directory, where no job can write",
+            });
+        }
+
+        let prepare_timeout = match get("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS") {
+            None => DEFAULT_PREPARE_TIMEOUT,
+            Some(text) => match text.trim().parse::<u64>() {
+                Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
+                _ => {
+                    // The official hooks go on with the default, so a move must not break here.
+                    warnings.push(format!(
+                        "`ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS` is `{text}`, not a positive \
+                         number of seconds; {} s are used",
+                        DEFAULT_PREPARE_TIMEOUT.as_secs()
+                    ));
+                    DEFAULT_PREPARE_TIMEOUT
+                }
+            },
+        };
+        let work_volume = choice(
+            "ARC_HOOK_WORK",
+            get("ARC_HOOK_WORK"),
+            "use `auto`, `shared` or `copy`",
+            |text| match text {
+                "auto" => Some(WorkVolume::Auto),
+                "shared" => Some(WorkVolume::Shared),
+                "copy" => Some(WorkVolume::Copy),
+                _ => None,
+            },
+        )?;
+        let affinity = choice(
+            "ARC_HOOK_AFFINITY",
+            get("ARC_HOOK_AFFINITY"),
+            "use `required`, `preferred` or `none`",
+            |text| match text {
+                "required" => Some(Affinity::Required),
+                "preferred" => Some(Affinity::Preferred),
+                "none" => Some(Affinity::None),
+                _ => None,
+            },
+        )?;
+        let event =
+            path("GITHUB_EVENT_PATH").unwrap_or_else(|| paths.temp.join("_github_workflow/event.json"));
+        let file_commands = FileCommands {
+            path: path("GITHUB_PATH"),
+            others: [
+                "GITHUB_ENV",
+                "GITHUB_OUTPUT",
+                "GITHUB_STATE",
+                "GITHUB_STEP_SUMMARY",
+                "GITHUB_ARTIFACTS",
+                "GITHUB_ARTIFACTS_LIST",
+            ]
+            .into_iter()
+            .filter_map(path)
+            .collect(),
+        };
+        Ok(Self {
+            pod_name,
+            namespace: get("ACTIONS_RUNNER_KUBERNETES_NAMESPACE"),
+            claim_name: get("ACTIONS_RUNNER_CLAIM_NAME"),
+            template: path("ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE"),
+            prepare_timeout,
+            runner_image: get("ACTIONS_RUNNER_IMAGE"),
+            work_volume,
+            affinity,
+            paths,
+            file_commands,
+            event,
+            debug: get("RUNNER_DEBUG").as_deref() == Some("1"),
+            allow_unsecure_commands: get("ACTIONS_ALLOW_UNSECURE_COMMANDS")
+                .is_some_and(|value| is_true(&value)),
+            warnings,
+        })
+    }
+}
+
+fn choice<T: Default>(
+    name: &'static str,
+    value: Option<String>,
+    remedy: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let Some(value) = value else {
+        return Ok(T::default());
+    };
+    parse(value.trim()).ok_or(ConfigError::Malformed {
+        name,
+        value,
+        remedy,
+    })
+}
