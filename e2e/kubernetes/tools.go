@@ -11,9 +11,4 @@ import (
 	_ "k8s.io/kubernetes/cmd/kube-scheduler"
 	_ "k8s.io/kubernetes/cmd/kubectl"
 	_ "k8s.io/kubernetes/cmd/kubelet"
-
-	// The storage driver's own needs.
-	_ "github.com/container-storage-interface/spec/lib/go/csi"
-	_ "google.golang.org/grpc"
-	_ "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
