@@ -28,6 +28,7 @@ RUN=$STATE/run         # one record per daemon
   NODE_NAME=node-1
   NODE_IP=10.244.0.1
   BRIDGE=arc-hook0
+  PAUSE_IMAGE=docker.io/library/pause:e2e
   RUNNER_NAMESPACE=arc-runners
   ZPOOL=zfspv-pool
 }

@@ -1,0 +1,139 @@
+# shellcheck shell=bash
+# What the cluster changes on the machine outside of its state directory, and how
+# each change is taken back.
+
+HOST=$STATE/host # what was there before
+
+# Made by the kubelet, containerd or CNI at fixed places.
+OUTSIDE_DIRS=(/var/lib/kubelet /var/lib/cni /var/log/containers /run/containerd)
+
+# The kubelet sets all but the last; the bridge plugin sets that.
+SYSCTLS=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops
+  kernel.keys.root_maxkeys kernel.keys.root_maxbytes net.ipv4.ip_forward)
+
+sysctl_file() { printf '/proc/sys/%s\n' "${1//.//}"; }
+
+record_host() {
+  local dir key file
+  mkdir -p "$HOST"
+  for dir in "${OUTSIDE_DIRS[@]}"; do
+    [[ -e $dir ]] || printf '%s\n' "$dir"
+  done >"$HOST/absent-dirs"
+  for key in "${SYSCTLS[@]}"; do
+    file=$(sysctl_file "$key")
+    [[ ! -r $file ]] || printf '%s %s\n' "$key" "$(<"$file")"
+  done >"$HOST/sysctls"
+  iptables -w -t nat -n -L CNI-HOSTPORT-DNAT >/dev/null 2>&1 || touch "$HOST/no-hostport-chains"
+}
+
+restore_host() {
+  local dir key value file
+  [[ -d $HOST ]] || return 0
+  while read -r dir; do
+    rm -rf --one-file-system -- "$dir"
+  done <"$HOST/absent-dirs"
+  # Where the machine has directories of its own, only what is ours goes.
+  [[ ! -d /var/log/containers ]] || find /var/log/containers -lname "$STATE/*" -delete
+  while read -r key value; do
+    file=$(sysctl_file "$key")
+    [[ $(<"$file") == "$value" ]] || printf '%s\n' "$value" >"$file"
+  done <"$HOST/sysctls"
+}
+
+# ---- network ---------------------------------------------------------------
+
+# In a rule's comment, by which it is found again.
+RULE=(-m comment --comment arc-hook-e2e)
+
+# The bridge is the node's address (which must not be a loopback one) and the pods'
+# gateway. The rule stands for kube-proxy: the kubelet tells pods that the API
+# server is at 10.96.0.1:443.
+make_network() {
+  ip link add "$BRIDGE" type bridge
+  ip addr add "$NODE_IP/24" dev "$BRIDGE"
+  ip link set "$BRIDGE" up
+  iptables -w -t nat -A PREROUTING -d 10.96.0.1/32 -p tcp --dport 443 "${RULE[@]}" \
+    -j DNAT --to-destination "$NODE_IP:6443"
+  # A machine with Docker drops what it forwards, also between ports of a bridge.
+  iptables -w -I FORWARD -i "$BRIDGE" -o "$BRIDGE" "${RULE[@]}" -j ACCEPT
+}
+
+remove_network() {
+  local link
+  command -v ip iptables >/dev/null || return 0
+  # A pod's end goes a moment after its network namespace; ours ends it at once.
+  for link in $(ip -o link show master "$BRIDGE" 2>/dev/null | awk -F'[ :@]+' '{ print $2 }'); do
+    ip link del "$link" 2>/dev/null || true
+  done
+  ip link del "$BRIDGE" 2>/dev/null || true
+  remove_rules
+}
+
+remove_rules() {
+  local table rule
+  for table in nat filter; do
+    # A rule as it is printed is a command line, with quotes round what needs them.
+    iptables-save -t "$table" 2>/dev/null | grep -F arc-hook-e2e | while read -r rule; do
+      xargs -r iptables -w -t "$table" <<<"${rule/#-A/-D}"
+    done || true
+  done
+  [[ ! -e $HOST/no-hostport-chains ]] || remove_hostport_chains
+}
+
+# The portmap plugin leaves its chains when the last port is gone.
+remove_hostport_chains() {
+  local chain rule
+  iptables-save -t nat 2>/dev/null | grep -E -- '-j CNI-HOSTPORT-|^-A CNI-' | while read -r rule; do
+    xargs -r iptables -w -t nat <<<"${rule/#-A/-D}"
+  done || true
+  iptables-save -t nat 2>/dev/null | sed -n 's/^:\(CNI-[^ ]*\) .*/\1/p' | while read -r chain; do
+    iptables -w -t nat -X "$chain"
+  done || true
+}
+
+# ---- cgroups ---------------------------------------------------------------
+
+# The kubelet wants its root cgroup in every hierarchy. A cpuset without CPUs
+# takes no process.
+make_cgroups() {
+  local mount file
+  for mount in $(cgroup_mounts); do
+    mkdir -p "$mount/$CGROUP"
+    for file in cpuset.cpus cpuset.mems; do
+      [[ $(stat -f -c %T "$mount") == cgroup2fs || ! -f $mount/$file ]] \
+        || cat "$mount/$file" >"$mount/$CGROUP/$file"
+    done
+  done
+}
+
+kill_pods() {
+  local mount
+  for mount in $(cgroup_mounts); do
+    kill_cgroup "$mount/$CGROUP/kubepods"
+  done
+}
+
+kill_all() {
+  local mount
+  for mount in $(cgroup_mounts); do
+    kill_cgroup "$mount/$CGROUP"
+  done
+}
+
+remove_cgroups() {
+  local mount
+  for mount in $(cgroup_mounts); do
+    [[ ! -d $mount/$CGROUP ]] || find "$mount/$CGROUP" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  done
+}
+
+# ---- shims -----------------------------------------------------------------
+
+# Shims listen below /run/containerd whatever the configuration says; each bundle
+# names its socket.
+remove_shim_sockets() {
+  local address
+  find "$STATE/containerd/run" -name address -type f -exec cat {} \; -exec echo \; 2>/dev/null \
+    | sed -n 's|^unix://\(/run/containerd/s/.*\)|\1|p' \
+    | while read -r address; do rm -f -- "$address"; done || true
+}
