@@ -80,15 +80,20 @@ remove_rules() {
   [[ ! -e $HOST/no-hostport-chains ]] || remove_hostport_chains
 }
 
-# The portmap plugin leaves its chains when the last port is gone.
+# The portmap plugin leaves its chains when the last port is gone; a killed run leaves
+# the pods' as well.
 remove_hostport_chains() {
-  local chain rule
-  iptables-save -t nat 2>/dev/null | grep -E -- '-j CNI-HOSTPORT-|^-A CNI-' | while read -r rule; do
+  local chains chain rule
+  chains=$(iptables-save -t nat 2>/dev/null | sed -n 's/^:\(CNI-[^ ]*\) .*/\1/p')
+  for chain in $chains; do
+    iptables -w -t nat -F "$chain"
+  done
+  iptables-save -t nat 2>/dev/null | grep -e '-j CNI-HOSTPORT-' | while read -r rule; do
     xargs -r iptables -w -t nat <<<"${rule/#-A/-D}"
   done || true
-  iptables-save -t nat 2>/dev/null | sed -n 's/^:\(CNI-[^ ]*\) .*/\1/p' | while read -r chain; do
+  for chain in $chains; do
     iptables -w -t nat -X "$chain"
-  done || true
+  done
 }
 
 # ---- cgroups ---------------------------------------------------------------
