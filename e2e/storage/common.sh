@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# Shared by start and stop; source it after ../lib.sh.
+
+STORAGE=$STATE/storage
+POOL_DIR=$STORAGE/pool
+POOL_FILE=$POOL_DIR/$ZPOOL.img
+ZFS_TEMPLATE=$REPO_DIR/hook-templates/openebs-zfs.yaml
+
+# Made by zfs-fuse at fixed places.
+ZFS_FILES=(/var/lib/zfs/zpool.cache /run/zfs /run/lock/zfs)
+
+# Every mount of our volumes, wherever it is, the latest first: those of the pool, and
+# those of the file systems that are mounted below $STORAGE.
+storage_mounts() {
+  tac /proc/self/mountinfo | awk -v dir="$STORAGE/" -v pool="$ZPOOL/" '
+    { line[NR] = $5; device[NR] = $3
+      for (i = 7; $i != "-"; i++);
+      if (index($5, dir) == 1 || index($(i + 2), pool) == 1) ours[$3] = 1 }
+    END { for (i = 1; i <= NR; i++) if (device[i] in ours) print line[i] }' \
+    | while read -r point; do printf '%b\n' "${point//\\/\\0}"; done
+}
+
+unmount_storage() {
+  local point
+  storage_mounts | while read -r point; do
+    # Lazily where it is in use, or where the daemon behind it is dead.
+    timeout 10 umount -- "$point" 2>/dev/null || umount -l -- "$point" 2>/dev/null || true
+  done
+}
+
+# The commands hang when the daemon does.
+zpool() { timeout 20 zpool "$@"; }
+zfs() { timeout 20 zfs "$@"; }
