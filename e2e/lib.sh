@@ -261,23 +261,32 @@ stop_daemon() {
   rm -f "$RUN/$name"
 }
 
-# Every process in a cgroup and below it, this shell excepted.
+# Every process in the given cgroups and below them, this shell excepted.
 cgroup_pids() {
-  [[ -d $1 ]] || return 0
-  find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -un | grep -vxF -e "$$" -e 0 || true
+  find "$@" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -un | grep -vxF -e "$$" -e 0 || true
 }
 
-# Kills all processes of a cgroup until there are none: they may fork meanwhile.
+# Kills all processes of the given cgroups until there are none: they may fork meanwhile.
 kill_cgroup() {
   local pids _
   for _ in {1..200}; do
-    pids=$(cgroup_pids "$1")
+    pids=$(cgroup_pids "$@")
     [[ -n $pids ]] || return 0
     # shellcheck disable=SC2086
     kill -KILL $pids 2>/dev/null || true
     sleep 0.05
   done
-  log "warning: processes in $1 outlive SIGKILL: ${pids//$'\n'/ }"
+  log "warning: processes outlive SIGKILL: ${pids//$'\n'/ } (in $*)"
+}
+
+# Kills a process and its descendants. Stopped first, it cannot start another meanwhile.
+kill_tree() {
+  local pid
+  kill -STOP "$1" 2>/dev/null || return 0
+  for pid in $(ps -o pid= --ppid "$1"); do
+    kill_tree "$pid"
+  done
+  kill -KILL "$1" 2>/dev/null || true
 }
 
 # ---- mounts ----------------------------------------------------------------
@@ -298,6 +307,25 @@ unmount_below() {
     # A file system whose daemon is dead, or that a stranger uses, is detached.
     timeout 10 umount -- "$point" 2>/dev/null || umount -l -- "$point" 2>/dev/null || true
   done
+}
+
+# A loop device outlives its mount where it was set up by hand.
+detach_loops_below() {
+  local device
+  losetup -n -l -O NAME,BACK-FILE 2>/dev/null | awk -v dir="$1/" 'index($2, dir) == 1 { print $1 }' \
+    | while read -r device; do losetup -d "$device" 2>/dev/null || true; done
+}
+
+# ---- the local registry ----------------------------------------------------
+
+# Whether the registry has REPOSITORY:TAG. It must be told which manifests are
+# understood, or it tries to make one of the oldest kind.
+image_in_registry() {
+  curl -fsS --noproxy '*' -o /dev/null --max-time 10 \
+    -H 'Accept: application/vnd.docker.distribution.manifest.v2+json' \
+    -H 'Accept: application/vnd.oci.image.manifest.v1+json' \
+    -H 'Accept: application/vnd.oci.image.index.v1+json' \
+    "http://$REGISTRY/v2/${1%:*}/manifests/${1##*:}" 2>/dev/null
 }
 
 # ---- one at a time ---------------------------------------------------------

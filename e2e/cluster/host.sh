@@ -98,37 +98,50 @@ remove_hostport_chains() {
 
 # ---- cgroups ---------------------------------------------------------------
 
-# The kubelet wants its root cgroup in every hierarchy. A cpuset without CPUs
-# takes no process.
+# The cluster's cgroup in each hierarchy.
+our_cgroups() { cgroup_mounts | sed "s|\$|/$CGROUP|"; }
+
+# The kubelet wants its root cgroup in every hierarchy.
 make_cgroups() {
-  local mount file
+  local mount
   for mount in $(cgroup_mounts); do
     mkdir -p "$mount/$CGROUP"
-    for file in cpuset.cpus cpuset.mems; do
-      [[ $(stat -f -c %T "$mount") == cgroup2fs || ! -f $mount/$file ]] \
-        || cat "$mount/$file" >"$mount/$CGROUP/$file"
+    if [[ -f $mount/cgroup.controllers ]]; then
+      enable_controllers "$mount"
+    elif [[ -f $mount/cpuset.cpus ]]; then
+      # A cpuset without CPUs takes no process.
+      cat "$mount/cpuset.cpus" >"$mount/$CGROUP/cpuset.cpus"
+      cat "$mount/cpuset.mems" >"$mount/$CGROUP/cpuset.mems"
+    fi
+  done
+}
+
+# On a machine with the second version alone, the limits of pods are there.
+enable_controllers() {
+  local controller dir
+  for controller in $(<"$1/cgroup.controllers"); do
+    for dir in "$1" "$1/$CGROUP"; do
+      echo "+$controller" >"$dir/cgroup.subtree_control" 2>/dev/null || true
     done
   done
 }
 
 kill_pods() {
-  local mount
-  for mount in $(cgroup_mounts); do
-    kill_cgroup "$mount/$CGROUP/kubepods"
-  done
+  local groups
+  mapfile -t groups < <(our_cgroups)
+  kill_cgroup "${groups[@]/%//kubepods}"
 }
 
 kill_all() {
-  local mount
-  for mount in $(cgroup_mounts); do
-    kill_cgroup "$mount/$CGROUP"
-  done
+  local groups
+  mapfile -t groups < <(our_cgroups)
+  kill_cgroup "${groups[@]}"
 }
 
 remove_cgroups() {
-  local mount
-  for mount in $(cgroup_mounts); do
-    [[ ! -d $mount/$CGROUP ]] || find "$mount/$CGROUP" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  local group
+  for group in $(our_cgroups); do
+    [[ ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
   done
 }
 
