@@ -62,19 +62,31 @@ need_packages() {
 }
 
 install_packages() {
-  local policy=/usr/sbin/policy-rc.d made=
-  # Some of these packages start a daemon on installation, which would then hold
-  # the port or the lock that ours needs.
-  if [[ ! -e $policy ]]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod 755 "$policy"
-    made=1
-  fi
-  local rc=0
+  local rc=0 lock
+  mkdir -p "$CACHE"
+  # Builds run side by side, and `apt-get update` does not wait for another.
+  exec {lock}>"$CACHE/apt.lock"
+  flock "$lock"
+  forbid_services
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-    apt-get install -q -y --no-install-recommends "$@"; } </dev/null || rc=$?
-  [[ -z $made ]] || rm -f "$policy"
+    apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"; } </dev/null || rc=$?
+  allow_services
+  exec {lock}>&-
   return "$rc"
+}
+
+# Some of the packages start a daemon on installation, which would then hold the port
+# or the lock that ours needs.
+SERVICE_POLICY=/usr/sbin/policy-rc.d
+
+forbid_services() {
+  [[ ! -e $SERVICE_POLICY ]] || return 0
+  printf '#!/bin/sh\n# arc-hook-e2e\nexit 101\n' >"$SERVICE_POLICY"
+  chmod 755 "$SERVICE_POLICY"
+}
+
+allow_services() {
+  ! grep -qsx '# arc-hook-e2e' "$SERVICE_POLICY" || rm -f "$SERVICE_POLICY"
 }
 
 need_commands() {
