@@ -78,6 +78,46 @@ pub struct RunnerPaths {
 }
 
 impl RunnerPaths {
+    fn read(get: &impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let require = |name: &'static str, remedy: &'static str| {
+            get(name).ok_or(ConfigError::Missing { name, remedy })
+        };
+        let temp = PathBuf::from(require(
+            "RUNNER_TEMP",
+            "the runner sets it; this program is called by the runner, not by hand",
+        )?);
+        let work = temp
+            .parent()
+            .filter(|parent| parent.is_absolute() && *parent != Path::new("/"))
+            .ok_or_else(|| ConfigError::Malformed {
+                name: "RUNNER_TEMP",
+                value: temp.display().to_string(),
+                remedy: "it must be an absolute path below the runner's work directory",
+            })?
+            .to_owned();
+        let workspace = PathBuf::from(require(
+            "GITHUB_WORKSPACE",
+            "the runner sets it; this program is called by the runner, not by hand",
+        )?);
+        let root = work.parent().unwrap_or(Path::new("/")).to_owned();
+        let paths = Self {
+            tools: get("RUNNER_TOOL_CACHE").map_or_else(|| work.join("_tool"), PathBuf::from),
+            externals: root.join("externals"),
+            state: get("ARC_HOOK_STATE").map_or_else(|| root.join(".arc-hook"), PathBuf::from),
+            workspace,
+            temp,
+            work,
+        };
+        if paths.state.starts_with(&paths.work) {
+            return Err(ConfigError::Malformed {
+                name: "ARC_HOOK_STATE",
+                value: paths.state.display().to_string(),
+                remedy: "it must lie outside the work directory, where no job can write",
+            });
+        }
+        Ok(paths)
+    }
+
     /// The path below the work directory of the repository's folder and of the workspace in it:
     /// `("<repo>", "<repo>/<repo>")` as the runner lays them out.
     #[must_use]
@@ -155,39 +195,7 @@ impl Config {
             "set it in the runner's container from the field `metadata.name`, \
              as containerMode `kubernetes` of ARC does",
         )?;
-        let temp = PathBuf::from(require(
-            "RUNNER_TEMP",
-            "the runner sets it; this program is called by the runner, not by hand",
-        )?);
-        let work = temp
-            .parent()
-            .filter(|parent| parent.is_absolute() && *parent != Path::new("/"))
-            .ok_or_else(|| ConfigError::Malformed {
-                name: "RUNNER_TEMP",
-                value: temp.display().to_string(),
-                remedy: "it must be an absolute path below the runner's work directory",
-            })?
-            .to_owned();
-        let workspace = PathBuf::from(require(
-            "GITHUB_WORKSPACE",
-            "the runner sets it; this program is called by the runner, not by hand",
-        )?);
-        let root = work.parent().unwrap_or(Path::new("/")).to_owned();
-        let paths = RunnerPaths {
-            tools: path("RUNNER_TOOL_CACHE").unwrap_or_else(|| work.join("_tool")),
-            externals: root.join("externals"),
-            state: path("ARC_HOOK_STATE").unwrap_or_else(|| root.join(".arc-hook")),
-            workspace,
-            temp,
-            work,
-        };
-        if paths.state.starts_with(&paths.work) {
-            return Err(ConfigError::Malformed {
-                name: "ARC_HOOK_STATE",
-                value: paths.state.display().to_string(),
-                remedy: "it must lie outside the work directory, where no job can write",
-            });
-        }
+        let paths = RunnerPaths::read(&get)?;
 
         let prepare_timeout = match get("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS") {
             None => DEFAULT_PREPARE_TIMEOUT,
@@ -226,8 +234,8 @@ impl Config {
                 _ => None,
             },
         )?;
-        let event =
-            path("GITHUB_EVENT_PATH").unwrap_or_else(|| paths.temp.join("_github_workflow/event.json"));
+        let event = path("GITHUB_EVENT_PATH")
+            .unwrap_or_else(|| paths.temp.join("_github_workflow/event.json"));
         let file_commands = FileCommands {
             path: path("GITHUB_PATH"),
             others: [

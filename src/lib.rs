@@ -12,5 +12,10 @@
 //! [`cluster`] alone talks to the API server, [`spool`] alone knows how a step crosses the work
 //! volume, and [`hook`] puts them together, one file per command.
 
+pub mod cli;
 pub mod config;
+pub mod hook;
+pub mod pod;
 pub mod protocol;
+pub mod record;
+pub mod spool;

@@ -1,3 +1,5 @@
-//! The binary.
+//! The binary; see the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    arc_hook::cli::main()
+}

@@ -204,7 +204,7 @@ pub enum RequestError {
     /// Not JSON, or a field of the wrong type.
     #[error("parse the request: {field}{source}")]
     Json {
-        /// Where it went wrong, as `field \`a.b\`: `, or empty where nothing is known.
+        /// The field's path, with the words around it; empty where nothing is known.
         field: String,
         /// The parser's words.
         source: serde_json::Error,

@@ -1,0 +1,58 @@
+//! The command line: nothing for the runner, verbs for pods and people.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::hook;
+use crate::spool::supervisor::{self, ExecArgs, SuperviseArgs};
+
+/// A container hook for GitHub's self-hosted runners on Kubernetes
+///
+/// Without a verb it reads one request of the runner from standard input.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs as PID 1 of a job's container and starts its steps
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
+    /// Becomes a step's program
+    #[command(hide = true)]
+    Exec(ExecArgs),
+    /// Prepares what a job needs beside its pod
+    #[command(hide = true, subcommand)]
+    Init(hook::init::Init),
+}
+
+/// Runs the process: the error, if any, is printed once, here.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Cli::parse().verb {
+        None => match hook::run() {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                hook::output::failure(&error);
+                ExitCode::FAILURE
+            }
+        },
+        Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
+        Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
+        Some(Verb::Init(init)) => plainly(init.run()),
+    }
+}
+
+fn plainly(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("arc-hook: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What a job needs beside its pod, done by a process of its own.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::record::Memory;
+
+/// What to prepare.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Init {
+    /// Copies the runner's programs to the job's directory, and notes how that ended
+    Externals {
+        /// The runner's `externals`
+        #[arg(long)]
+        from: PathBuf,
+        /// The directory that the job sees as `/__e`
+        #[arg(long)]
+        to: PathBuf,
+        /// The hook's state directory
+        #[arg(long)]
+        state: PathBuf,
+        /// Name of the job's pod
+        #[arg(long)]
+        job_pod: String,
+    },
+}
+
+impl Init {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Not even the failure could be noted.
+    pub fn run(self) -> anyhow::Result<()> {
+        let Self::Externals {
+            from,
+            to,
+            state,
+            job_pod,
+        } = self;
+        // It outlives the hook process that started it, so it leaves its session and with it the
+        // signals of the runner's process group.
+        let _ = rustix::process::setsid();
+        let copied = copy_tree(&from, &to);
+        let failure = copied.err().map(|error| format!("{error:#}"));
+        Memory::of(&state, &job_pod)
+            .note_externals(failure.as_deref())
+            .context("note how the copy of the runner's programs ended")
+    }
+}
+
+/// Copies a directory of the runner's image: directories, files with their modes, and links as
+/// links. The target is new and nobody else's yet.
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let copy = |verb: &str, path: &Path| format!("{verb} `{}`", path.display());
+    for entry in fs::read_dir(from).with_context(|| copy("list", from))? {
+        let entry = entry.with_context(|| copy("list", from))?;
+        let source = entry.path();
+        let target = to.join(entry.file_name());
+        let kind = entry
+            .file_type()
+            .with_context(|| copy("examine", &source))?;
+        if kind.is_dir() {
+            match fs::create_dir(&target) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).with_context(|| copy("make", &target));
+                }
+                _ => {}
+            }
+            fs::set_permissions(&target, fs::Permissions::from_mode(0o755))
+                .with_context(|| copy("set the mode of", &target))?;
+            copy_tree(&source, &target)?;
+        } else if kind.is_symlink() {
+            let destination = fs::read_link(&source).with_context(|| copy("read", &source))?;
+            std::os::unix::fs::symlink(destination, &target)
+                .with_context(|| copy("make", &target))?;
+        } else {
+            fs::copy(&source, &target).with_context(|| copy("copy to", &target))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_copied_with_modes_and_links() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        fs::create_dir_all(from.join("node20/bin")).unwrap();
+        fs::create_dir(&to).unwrap();
+        fs::write(from.join("node20/bin/node"), "program").unwrap();
+        fs::set_permissions(
+            from.join("node20/bin/node"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
+        std::os::unix::fs::symlink("node20", from.join("node")).unwrap();
+        copy_tree(&from, &to).unwrap();
+        let node = to.join("node/bin/node");
+        assert_eq!(fs::read(&node).unwrap(), b"program");
+        assert_eq!(
+            fs::metadata(&node).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
+        assert_eq!(fs::read_link(to.join("node")).unwrap(), Path::new("node20"));
+    }
+}

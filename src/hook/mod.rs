@@ -1,0 +1,47 @@
+//! The runner's four commands, one file each.
+
+pub mod init;
+pub mod liveness;
+pub mod output;
+pub mod run_script_step;
+pub mod step;
+pub mod step_files;
+pub mod step_log;
+
+use std::io::Read as _;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::protocol::{Command, Request, RequestError};
+use crate::spool::signals::Signals;
+
+/// Most that a request may say: a step's whole environment is in it.
+const REQUEST_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// Does what the runner asks for on standard input, and returns the exit code.
+///
+/// # Errors
+/// What went wrong on the hook's own side; a step's own failure is an exit code.
+pub fn run() -> anyhow::Result<u8> {
+    // First of all: a signal must never find the default disposition, which would end the hook
+    // and leave its step running.
+    let signals = Signals::catch().context("catch SIGINT and SIGTERM")?;
+    let mut input = Vec::new();
+    std::io::stdin()
+        .take(REQUEST_LIMIT)
+        .read_to_end(&mut input)
+        .map_err(RequestError::Read)?;
+    let request = Request::parse(&String::from_utf8_lossy(&input))?;
+    drop(input);
+    let config = Config::from_process()?;
+    for warning in &config.warnings {
+        output::warning(warning);
+    }
+    match request.command {
+        Command::RunScriptStep(step) => run_script_step::run(&config, step, &signals),
+        Command::PrepareJob(_) | Command::RunContainerStep(_) | Command::CleanupJob => {
+            anyhow::bail!("not yet")
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One step through the spool, whichever pod runs it: files in, request over, log out, files back.
+
+use std::io;
+
+use anyhow::Context as _;
+
+use super::output;
+use super::step_files::StepFiles;
+use super::step_log::{PathCommands, StepLog};
+use crate::config::{self, Config};
+use crate::protocol::Environment;
+use crate::record::Memory;
+use crate::spool::client::{Liveness, RunningStep, StepError};
+use crate::spool::directory::Directory;
+use crate::spool::signals::Signals;
+use crate::spool::{Exit, JobTree, Outcome, StepRequest};
+
+/// A step, ready to be handed over.
+#[derive(Debug)]
+pub struct StepRun<'a> {
+    /// The hook's configuration.
+    pub config: &'a Config,
+    /// Where `PATH` entries are kept.
+    pub memory: &'a Memory,
+    /// The tree that holds the step's files: the job's, also for a container action.
+    pub files: &'a JobTree,
+    /// The spool of the pod that runs it.
+    pub spool: Directory,
+    /// What to run.
+    pub request: StepRequest,
+}
+
+impl StepRun<'_> {
+    /// Runs the step and returns its exit code. File commands reach the runner however it ends.
+    pub fn run(self, signals: &Signals, liveness: &mut dyn Liveness) -> anyhow::Result<u8> {
+        let files = StepFiles::copy_in(self.config, self.memory, self.files, &self.request.argv)?;
+        let allowed = allows_unsecure_commands(self.config, &self.request.environment);
+        let mut log = StepLog::new(stdout()?, allowed);
+        let ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
+            .and_then(|step| {
+                let exit = step.follow(&mut log, signals, liveness)?;
+                step.collect()?;
+                Ok(exit)
+            });
+        let commands = log.finish();
+        let entries = files.copy_out();
+        let code = exit_code(ended, signals)?;
+        let commands = commands.context("hand the log to the runner")?;
+        let mut entries = entries?;
+        entries.extend(commands.entries.iter().cloned());
+        self.memory.add_path(&entries)?;
+        Ok(after_path_commands(code, &commands, allowed))
+    }
+}
+
+/// The step's own exit code; 128 + n for a step that a signal of the runner ended, because a
+/// cancelled step is never green.
+fn exit_code(ended: Result<Exit, StepError>, signals: &Signals) -> anyhow::Result<u8> {
+    let exit = ended?;
+    if let Outcome::NotStarted(reason) = &exit.outcome {
+        output::error(reason);
+    }
+    Ok(match (exit.outcome.code(), signals.received()) {
+        (0, Some(signal)) => 128 + signal,
+        (code, _) => code,
+    })
+}
+
+fn after_path_commands(code: u8, commands: &PathCommands, allowed: bool) -> u8 {
+    if !commands.refused {
+        return code;
+    }
+    // The runner itself fails such a step; it never sees the command, so its answer is given here.
+    output::error(if allowed {
+        "run the `add-path` command: its value is too long to be a path"
+    } else {
+        "run the `add-path` command: it is disabled; write the directory to the file that \
+         `GITHUB_PATH` names, or set `ACTIONS_ALLOW_UNSECURE_COMMANDS` to true"
+    });
+    code.max(1)
+}
+
+/// Whether the runner would obey `add-path` commands of this step.
+fn allows_unsecure_commands(config: &Config, environment: &Environment) -> bool {
+    config.allow_unsecure_commands
+        || environment
+            .get("ACTIONS_ALLOW_UNSECURE_COMMANDS")
+            .is_some_and(|value| config::is_true(value))
+}
+
+/// Standard output without the line buffer of [`io::stdout`], which copies every byte.
+fn stdout() -> anyhow::Result<std::fs::File> {
+    use std::os::fd::AsFd as _;
+    let handle = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("open standard output")?;
+    Ok(handle.into())
+}

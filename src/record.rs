@@ -1,0 +1,276 @@
+//! What the hook remembers from one call to the next: on the runner's side, where no job reaches.
+//!
+//! The runner hands a `state` from call to call, but its file lies where a job can write, and a
+//! failing call cannot change it (actions/runner 2.336.0, `ContainerHookManager.cs`). So nothing of
+//! it is believed; what counts lies in a directory of its own per job pod, readable by the
+//! runner's user alone.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Environment;
+use crate::spool::Nonce;
+
+const JOB: &str = "job.json";
+const PATHS: &str = "path.json";
+const OUTCOMES: &str = "outcomes.jsonl";
+const EXTERNALS: &str = "externals";
+const EVENT: &str = "event";
+
+/// A job as `prepare_job` left it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Name of the job's directory on the work volume.
+    pub nonce: Nonce,
+    /// The job's pod.
+    pub pod: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The job's own environment: `container.env` and what the runner adds. It holds secrets.
+    pub environment: Environment,
+    /// Directory of steps that name none.
+    pub working_directory: Option<String>,
+    /// The pod runs as another user than the hook, so both sides need open modes.
+    pub foreign_user: bool,
+    /// User and group of the job's container, once it has said so.
+    pub user: Option<(u32, u32)>,
+}
+
+/// The directory of one job's memory.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    directory: PathBuf,
+}
+
+/// Whether node and the runner's other programs have arrived in the job's tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Externals {
+    /// Still being copied, or never begun.
+    Copying,
+    /// Complete.
+    Complete,
+    /// The copy failed, and why.
+    Failed(String),
+}
+
+impl Memory {
+    /// The memory of the job whose pod has that name.
+    #[must_use]
+    pub fn of(state: &Path, job_pod: &str) -> Self {
+        Self {
+            directory: state.join(job_pod),
+        }
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Remembers the job, and makes the directory.
+    pub fn save(&self, job: &JobRecord) -> anyhow::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .with_context(|| self.failed("make the directory"))?;
+        let text = serde_json::to_vec(job).context("encode the job's record")?;
+        let temporary = self.directory.join(".job.new");
+        private(
+            OpenOptions::new().write(true).create(true).truncate(true),
+            &temporary,
+        )
+        .and_then(|mut file| file.write_all(&text))
+        .and_then(|()| std::fs::rename(&temporary, self.directory.join(JOB)))
+        .with_context(|| self.failed("write the job's record in"))
+    }
+
+    /// The job, if `prepare_job` got that far.
+    pub fn job(&self) -> anyhow::Result<Option<JobRecord>> {
+        let Some(text) = self.read(JOB)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| self.failed("parse the job's record in"))
+    }
+
+    /// Forgets everything. Fine when there is nothing.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        match std::fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| self.failed("remove"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Directories that steps put in front of `PATH`, most recent first.
+    pub fn path(&self) -> anyhow::Result<Vec<String>> {
+        let Some(text) = self.read(PATHS)?.filter(|text| !text.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let mut entries: Vec<String> =
+            serde_json::from_slice(&text).with_context(|| self.failed("parse the path list in"))?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Adds directories as the runner would: one that is there already moves to the front.
+    ///
+    /// Background steps end at the same time, so the list is changed under a lock.
+    pub fn add_path(&self, added: &[String]) -> anyhow::Result<()> {
+        if added.is_empty() {
+            return Ok(());
+        }
+        let change = || -> io::Result<()> {
+            let mut file = private(
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false),
+                &self.directory.join(PATHS),
+            )?;
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            let mut entries: Vec<String> = if text.is_empty() {
+                Vec::new()
+            } else {
+                serde_json::from_slice(&text)?
+            };
+            for entry in added {
+                entries.retain(|known| known != entry);
+                entries.push(entry.clone());
+            }
+            let text = serde_json::to_vec(&entries)?;
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+            file.write_all(&text)?;
+            file.set_len(text.len() as u64)
+        };
+        change().with_context(|| self.failed("write the path list in"))
+    }
+
+    /// Notes how a command ended. Best effort: a full disk must not hide the step's own end.
+    pub fn note_outcome(&self, command: &str, exit: u8) {
+        let line = format!("{{\"command\":\"{command}\",\"exit\":{exit}}}\n");
+        let _ = private(
+            OpenOptions::new().append(true).create(true),
+            &self.directory.join(OUTCOMES),
+        )
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+
+    /// Where the copy of the runner's programs stands.
+    pub fn externals(&self) -> anyhow::Result<Externals> {
+        Ok(match self.read(EXTERNALS)? {
+            None => Externals::Copying,
+            Some(text) if text.is_empty() => Externals::Complete,
+            Some(text) => Externals::Failed(String::from_utf8_lossy(&text).into_owned()),
+        })
+    }
+
+    /// Notes how the copy of the runner's programs ended.
+    pub fn note_externals(&self, failure: Option<&str>) -> io::Result<()> {
+        let temporary = self.directory.join(".externals.new");
+        private(
+            OpenOptions::new().write(true).create(true).truncate(true),
+            &temporary,
+        )?
+        .write_all(failure.unwrap_or_default().as_bytes())?;
+        std::fs::rename(temporary, self.directory.join(EXTERNALS))
+    }
+
+    /// Whether `event` (a description of event.json) differs from what was last remembered.
+    pub fn event_changed(&self, event: &str) -> anyhow::Result<bool> {
+        Ok(self
+            .read(EVENT)?
+            .is_none_or(|known| known != event.as_bytes()))
+    }
+
+    /// Remembers the event.json that the job has.
+    pub fn note_event(&self, event: &str) -> anyhow::Result<()> {
+        private(
+            OpenOptions::new().write(true).create(true).truncate(true),
+            &self.directory.join(EVENT),
+        )
+        .and_then(|mut file| file.write_all(event.as_bytes()))
+        .with_context(|| self.failed("write a note in"))
+    }
+
+    fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        match std::fs::read(self.directory.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| self.failed("read from")),
+        }
+    }
+
+    fn failed(&self, verb: &str) -> String {
+        format!("{verb} `{}`", self.directory.display())
+    }
+}
+
+fn private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> (tempfile::TempDir, Memory) {
+        let state = tempfile::tempdir().unwrap();
+        let memory = Memory::of(state.path(), "runner-1-workflow");
+        memory
+            .save(&JobRecord {
+                nonce: Nonce::random().unwrap(),
+                pod: "runner-1-workflow".to_owned(),
+                namespace: "ci".to_owned(),
+                environment: Environment::from([("TOKEN".to_owned(), "secret".to_owned())]),
+                working_directory: None,
+                foreign_user: false,
+                user: None,
+            })
+            .unwrap();
+        (state, memory)
+    }
+
+    #[test]
+    fn only_the_runners_user_can_read_what_is_remembered() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_state, memory) = memory();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(memory.directory()), 0o700);
+        assert_eq!(mode(&memory.directory().join(JOB)), 0o600);
+    }
+
+    #[test]
+    fn a_path_added_again_moves_to_the_front() {
+        let (_state, memory) = memory();
+        memory
+            .add_path(&["/a".to_owned(), "/b".to_owned()])
+            .unwrap();
+        memory
+            .add_path(&["/c".to_owned(), "/a".to_owned()])
+            .unwrap();
+        assert_eq!(memory.path().unwrap(), ["/a", "/c", "/b"]);
+    }
+
+    #[test]
+    fn what_was_never_prepared_is_absent_and_can_be_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let memory = Memory::of(state.path(), "none");
+        assert!(memory.job().unwrap().is_none());
+        assert_eq!(memory.path().unwrap(), Vec::<String>::new());
+        memory.remove().unwrap();
+    }
+}

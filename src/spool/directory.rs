@@ -1,0 +1,369 @@
+//! A directory that a hostile job can write, used by handle.
+//!
+//! Every name is one component and is opened without following links, so neither a planted link
+//! nor a renamed parent leads elsewhere; only regular files are read, so no FIFO blocks; nothing
+//! is read beyond a stated size.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use thiserror::Error;
+
+/// What could not be done to a file, and why.
+#[derive(Debug, Error)]
+#[error("{verb} `{}`: {source}", path.display())]
+pub struct FileError {
+    verb: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    /// The kind of the underlying error.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// A directory, open.
+#[derive(Debug)]
+pub struct Directory {
+    handle: OwnedFd,
+    path: PathBuf,
+}
+
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+const CREATE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::DIRECTORY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl Directory {
+    /// Opens a directory by a path whose parents only the hook can write.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        let handle =
+            rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|errno| FileError {
+                verb: "open the directory",
+                path: path.to_owned(),
+                source: errno.into(),
+            })?;
+        Ok(Self {
+            handle,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where it was when it was opened; for messages only.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error about a file in this directory.
+    pub(crate) fn failure(
+        &self,
+        verb: &'static str,
+        name: &str,
+        source: impl Into<io::Error>,
+    ) -> FileError {
+        FileError {
+            verb,
+            path: self.path.join(name),
+            source: source.into(),
+        }
+    }
+
+    /// Refuses names that are more than one component.
+    fn component<'n>(&self, name: &'n str) -> Result<&'n str, FileError> {
+        if name.is_empty() || name == ".." || name.contains(['/', '\0']) {
+            return Err(self.failure("use", name, Errno::INVAL));
+        }
+        Ok(name)
+    }
+
+    /// Opens a directory in this one.
+    pub fn descend(&self, name: &str) -> Result<Self, FileError> {
+        let handle = rustix::fs::openat(
+            &self.handle,
+            self.component(name)?,
+            DIRECTORY,
+            Mode::empty(),
+        )
+        .map_err(|errno| self.failure("open the directory", name, errno))?;
+        Ok(Self {
+            handle,
+            path: self.path.join(name),
+        })
+    }
+
+    /// Makes a directory, or takes the one that is there, and gives it exactly `mode`.
+    pub fn make(&self, name: &str, mode: u32) -> Result<Self, FileError> {
+        match rustix::fs::mkdirat(&self.handle, self.component(name)?, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(self.failure("make the directory", name, errno)),
+        }
+        let directory = self.descend(name)?;
+        match rustix::fs::fchmod(&directory.handle, Mode::from_raw_mode(mode)) {
+            // A directory of another owner that is already there keeps its mode: the tool cache of
+            // an image, for example.
+            Ok(()) | Err(Errno::PERM) => Ok(directory),
+            Err(errno) => Err(self.failure("set the mode of", name, errno)),
+        }
+    }
+
+    /// Takes the directory that is there as it is, or makes it with `mode`.
+    pub fn ensure(&self, name: &str, mode: u32) -> Result<Self, FileError> {
+        match self.descend(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make(name, mode),
+            found => found,
+        }
+    }
+
+    /// Opens a regular file for reading. `None` when there is nothing of that name.
+    pub fn file(&self, name: &str) -> Result<Option<File>, FileError> {
+        let handle =
+            match rustix::fs::openat(&self.handle, self.component(name)?, READ, Mode::empty()) {
+                Ok(handle) => handle,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::LOOP) => {
+                    return Err(self.failure(
+                        "read",
+                        name,
+                        io::Error::other("it is a symbolic link"),
+                    ));
+                }
+                Err(errno) => return Err(self.failure("read", name, errno)),
+            };
+        let stat =
+            rustix::fs::fstat(&handle).map_err(|errno| self.failure("examine", name, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(self.failure("read", name, io::Error::other("it is not a regular file")));
+        }
+        Ok(Some(handle.into()))
+    }
+
+    /// Reads a whole file of at most `limit` bytes.
+    pub fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, FileError> {
+        let Some(file) = self.file(name)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.failure("read", name, error))?;
+        if bytes.len() as u64 > limit {
+            return Err(self.failure(
+                "read",
+                name,
+                io::Error::other(format!("it is larger than {limit} bytes")),
+            ));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Creates a file that must not exist, with exactly `mode`.
+    pub fn create(&self, name: &str, mode: u32) -> Result<File, FileError> {
+        let mode = Mode::from_raw_mode(mode);
+        let handle = rustix::fs::openat(&self.handle, self.component(name)?, CREATE, mode)
+            .map_err(|errno| self.failure("create", name, errno))?;
+        rustix::fs::fchmod(&handle, mode).map_err(|errno| self.failure("create", name, errno))?;
+        Ok(handle.into())
+    }
+
+    /// Creates a file in place of whatever non-directory bears the name.
+    pub fn replace(&self, name: &str, mode: u32) -> Result<File, FileError> {
+        self.remove(name)?;
+        self.create(name, mode)
+    }
+
+    /// Writes a record: it appears whole, under its name, or not at all.
+    pub fn record(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+        let temporary = format!(".{name}.new");
+        let written = self.replace(&temporary, mode)?.write_all(bytes);
+        written
+            .map_err(|error| self.failure("write", name, error))
+            .and_then(|()| self.rename(&temporary, name))
+            .inspect_err(|_| {
+                // The record is lost either way; a full disk is no place to leave half of it.
+                let _ = self.remove(&temporary);
+            })
+    }
+
+    /// Renames within this directory.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
+        rustix::fs::renameat_with(
+            &self.handle,
+            self.component(from)?,
+            &self.handle,
+            self.component(to)?,
+            RenameFlags::empty(),
+        )
+        .map_err(|errno| self.failure("rename to", to, errno))
+    }
+
+    /// Removes a file, a link, or whatever is not a directory. Fine when it is gone.
+    pub fn remove(&self, name: &str) -> Result<(), FileError> {
+        match rustix::fs::unlinkat(&self.handle, self.component(name)?, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.failure("remove", name, errno)),
+        }
+    }
+
+    /// Whether something of that name is there.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// The names in it, without `.` and `..`. Names that are not UTF-8 are left out: no record has
+    /// such a name.
+    pub fn names(&self) -> Result<Vec<String>, FileError> {
+        let entries = rustix::fs::Dir::read_from(&self.handle)
+            .map_err(|errno| self.failure("list", "", errno))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|errno| self.failure("list", "", errno))?;
+            if let Ok(name) = entry.file_name().to_str()
+                && name != "."
+                && name != ".."
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes a directory in this one with everything below it, following no link.
+    pub fn remove_tree(&self, name: &str) -> Result<(), FileError> {
+        let path = self.by_handle(self.component(name)?);
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failure("remove", name, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A path that leads to this very directory, wherever it has been moved.
+    #[must_use]
+    pub fn by_handle(&self, name: &str) -> PathBuf {
+        use std::os::fd::AsRawFd as _;
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()));
+        if !name.is_empty() {
+            path.push(name);
+        }
+        path
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn scratch() -> (tempfile::TempDir, Directory) {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory::open(root.path()).unwrap();
+        (root, directory)
+    }
+
+    #[test]
+    fn a_link_is_not_followed_when_a_file_is_read() {
+        let (root, directory) = scratch();
+        std::fs::write(root.path().join("secret"), "token").unwrap();
+        symlink("secret", root.path().join("exit.json")).unwrap();
+        let error = directory.read("exit.json", 100).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+    }
+
+    #[test]
+    fn a_fifo_neither_blocks_nor_is_read() {
+        let (root, directory) = scratch();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.path().join("exit.json"),
+            FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let error = directory.read("exit.json", 100).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_by_a_link_is_not_entered() {
+        let (root, directory) = scratch();
+        std::fs::create_dir(root.path().join("elsewhere")).unwrap();
+        symlink("elsewhere", root.path().join("steps")).unwrap();
+        assert!(directory.descend("steps").is_err());
+        assert!(directory.make("steps", 0o777).is_err());
+    }
+
+    #[test]
+    fn a_file_is_never_read_beyond_its_limit() {
+        let (root, directory) = scratch();
+        std::fs::write(root.path().join("exit.json"), vec![b'x'; 101]).unwrap();
+        assert!(directory.read("exit.json", 100).is_err());
+        assert_eq!(
+            directory.read("exit.json", 101).unwrap().unwrap().len(),
+            101
+        );
+    }
+
+    #[test]
+    fn names_of_more_than_one_component_are_refused() {
+        let (_root, directory) = scratch();
+        for name in ["../x", "a/b", "", "..", "a\0b"] {
+            assert!(directory.file(name).is_err(), "{name:?}");
+            assert!(directory.create(name, 0o600).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn creating_over_a_planted_link_does_not_write_through_it() {
+        let (root, directory) = scratch();
+        std::fs::write(root.path().join("victim"), "whole").unwrap();
+        symlink("victim", root.path().join("script.sh")).unwrap();
+        assert!(directory.create("script.sh", 0o644).is_err());
+        directory
+            .replace("script.sh", 0o644)
+            .unwrap()
+            .write_all(b"echo")
+            .unwrap();
+        assert_eq!(std::fs::read(root.path().join("victim")).unwrap(), b"whole");
+        assert_eq!(
+            std::fs::read(root.path().join("script.sh")).unwrap(),
+            b"echo"
+        );
+    }
+
+    #[test]
+    fn a_moved_directory_is_still_the_one_that_was_opened() {
+        let (root, directory) = scratch();
+        let steps = directory.make("steps", 0o755).unwrap();
+        std::fs::rename(root.path().join("steps"), root.path().join("moved")).unwrap();
+        std::fs::create_dir(root.path().join("steps")).unwrap();
+        steps.record("exit.json", b"{}", 0o644).unwrap();
+        assert!(root.path().join("moved/exit.json").exists());
+        assert!(!root.path().join("steps/exit.json").exists());
+    }
+}

@@ -1,0 +1,59 @@
+//! The runner's wish to end: SIGINT, 7.5 s, SIGTERM, 2.5 s, SIGKILL (actions/runner 2.336.0,
+//! `src/Runner.Sdk/ProcessInvoker.cs`); a shutdown may send SIGINT twice.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// SIGINT and SIGTERM, made into something to poll.
+#[derive(Debug)]
+pub struct Signals {
+    received: Arc<AtomicUsize>,
+    wake: UnixStream,
+}
+
+impl Signals {
+    /// Catches both signals from now on.
+    pub fn catch() -> io::Result<Self> {
+        Self::catch_these(&[SIGINT, SIGTERM])
+    }
+
+    /// Catches the given signals from now on.
+    pub fn catch_these(signals: &[i32]) -> io::Result<Self> {
+        let received = Arc::new(AtomicUsize::new(0));
+        let (wake, ring) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        ring.set_nonblocking(true)?;
+        for &signal in signals {
+            let value = usize::try_from(signal).unwrap_or(0);
+            signal_hook::flag::register_usize(signal, Arc::clone(&received), value)?;
+            signal_hook::low_level::pipe::register(signal, ring.try_clone()?)?;
+        }
+        Ok(Self { received, wake })
+    }
+
+    /// The last signal that came, if any did.
+    #[must_use]
+    pub fn received(&self) -> Option<u8> {
+        match self.received.load(Ordering::SeqCst) {
+            0 => None,
+            signal => u8::try_from(signal).ok(),
+        }
+    }
+
+    /// Takes the bell's bytes away, so that the next poll waits again.
+    pub fn hush(&self) {
+        let mut bytes = [0; 64];
+        while matches!((&self.wake).read(&mut bytes), Ok(count) if count > 0) {}
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

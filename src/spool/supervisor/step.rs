@@ -1,0 +1,380 @@
+//! One running step: claimed once, its output pumped to the log, its end recorded.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::process::{Pid, Signal};
+
+use super::super::directory::{Directory, FileError};
+use super::super::log::LogWriter;
+use super::super::{
+    CANCEL, CLAIMED, EXIT, Exit, LOCK, Outcome, REQUEST, REQUEST_LIMIT, StepRequest,
+};
+use super::{exec, processes};
+
+/// From SIGTERM to SIGKILL after a cancel. The hook itself is killed 10 s after its first signal
+/// and must deliver log and file commands before.
+const GRACE: Duration = Duration::from_secs(4);
+/// The same for a step whose hook is dead: nobody waits for its last words, the next step does.
+const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// How often a step's hook is looked for.
+const LOCK_LOOK: Duration = Duration::from_secs(1);
+/// Size of the pipe and of the pump's buffer.
+const PIPE: usize = 256 * 1024;
+/// The pump reads, writes and waits; it needs no more.
+const STACK: usize = 128 * 1024;
+
+/// A step from its claim to its record.
+#[derive(Debug)]
+pub struct Step {
+    id: String,
+    directory: Arc<Directory>,
+    leader: Pid,
+    started: Instant,
+    outcome: Option<Outcome>,
+    kill_at: Option<Instant>,
+    orphaned: bool,
+    looked: Instant,
+    pump: Arc<Pump>,
+}
+
+/// What the step's thread and the supervisor tell each other.
+#[derive(Debug)]
+struct Pump {
+    bell: OwnedFd,
+    ended: Mutex<Option<Exit>>,
+    abandoned: AtomicBool,
+    recorded: AtomicBool,
+    failure: Mutex<Option<FileError>>,
+}
+
+impl Step {
+    /// Claims the step of that name and starts it. `None` when it was claimed before, or could
+    /// not be started: then its record says why.
+    pub fn claim(steps: &Directory, id: &str) -> Result<Option<Self>, FileError> {
+        // What is no directory of a hook is the job's own affair.
+        let Ok(directory) = steps.descend(id) else {
+            return Ok(None);
+        };
+        match directory.create(CLAIMED, 0o644) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        match Self::start(directory, id) {
+            Ok(step) => Ok(Some(step)),
+            Err((directory, reason)) => {
+                record(
+                    &directory,
+                    &Exit {
+                        outcome: Outcome::NotStarted(reason),
+                        log_bytes: 0,
+                        run_ms: 0,
+                    },
+                )?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn start(directory: Directory, id: &str) -> Result<Self, (Directory, String)> {
+        let request = directory
+            .read(REQUEST, REQUEST_LIMIT)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| bytes.ok_or_else(|| "the request is missing".to_owned()))
+            .and_then(|bytes| {
+                directory
+                    .remove(REQUEST)
+                    .map_err(|error| error.to_string())?;
+                serde_json::from_slice(&bytes)
+                    .map_err(|error| format!("parse the request: {error}"))
+            });
+        let request = match request {
+            Ok(request) => request,
+            Err(reason) => return Err((directory, reason)),
+        };
+        let (leader, output, started) = match spawn(&request, id) {
+            Ok(spawned) => spawned,
+            Err(error) => return Err((directory, explain_spawn(&error))),
+        };
+        let directory = Arc::new(directory);
+        let pump = match Pump::start(output, Arc::clone(&directory)) {
+            Ok(pump) => pump,
+            Err(error) => {
+                processes::signal_step(leader, id, Signal::KILL);
+                let reason = format!("start the thread that reads its output: {error}");
+                return Err(match Arc::try_unwrap(directory) {
+                    Ok(directory) => (directory, reason),
+                    // The thread never ran, so no other owner exists.
+                    Err(shared) => unreachable!("{} is shared", shared.path().display()),
+                });
+            }
+        };
+        Ok(Self {
+            id: id.to_owned(),
+            directory,
+            leader,
+            started,
+            outcome: None,
+            kill_at: None,
+            orphaned: false,
+            looked: started,
+            pump,
+        })
+    }
+
+    /// The step's own process, which is also its session.
+    pub fn leader(&self) -> Pid {
+        self.leader
+    }
+
+    /// Whether it bears that name.
+    pub fn is(&self, id: &str) -> bool {
+        self.id == id
+    }
+
+    /// Whether its hook is dead and its processes are being ended.
+    pub fn is_ending_orphan(&self) -> bool {
+        self.orphaned && !self.is_recorded()
+    }
+
+    /// Whether the end stands on disk, or could not be written.
+    pub fn is_recorded(&self) -> bool {
+        self.pump.recorded.load(Ordering::Acquire)
+    }
+
+    /// Its own process was reaped.
+    pub fn ended(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            let run_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.outcome = Some(outcome);
+            // Processes of a cancelled step may still be putting things in order.
+            if self.kill_at.is_none() {
+                self.deliver(run_ms);
+            }
+        }
+    }
+
+    /// Looks for a cancel, for a dead hook, and for deadlines that have passed.
+    pub fn tend(&mut self) {
+        if self.kill_at.is_none() && self.outcome.is_none() {
+            if self.directory.has(CANCEL) {
+                self.terminate(GRACE);
+            } else if self.looked.elapsed() >= LOCK_LOOK {
+                self.end_if_orphaned();
+            }
+        }
+        let Some(kill_at) = self.kill_at else { return };
+        let overdue = Instant::now() >= kill_at;
+        let alive = if overdue {
+            processes::signal_step(self.leader, &self.id, Signal::KILL)
+        } else {
+            processes::is_alive(self.leader, &self.id)
+        };
+        if self.outcome.is_some() && (overdue || !alive) && !self.is_recorded() {
+            let run_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.deliver(run_ms);
+        }
+    }
+
+    /// Ends the step if the hook that waits for it is gone: the lock is free.
+    pub fn end_if_orphaned(&mut self) {
+        self.looked = Instant::now();
+        if self.orphaned || self.outcome.is_some() {
+            return;
+        }
+        let free = match self.directory.file(LOCK) {
+            Ok(Some(lock)) => {
+                rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok()
+            }
+            Ok(None) | Err(_) => true,
+        };
+        if free {
+            self.orphaned = true;
+            self.abandon();
+            self.terminate(ORPHAN_GRACE);
+        }
+    }
+
+    /// Nobody will read the rest of the log.
+    pub fn abandon(&mut self) {
+        self.pump.abandoned.store(true, Ordering::Release);
+        self.pump.ring();
+    }
+
+    /// Takes leave of a recorded step.
+    pub fn finish(self) -> Result<(), FileError> {
+        if let Some(failure) = lock(&self.pump.failure).take() {
+            return Err(failure);
+        }
+        if self.orphaned {
+            // Its hook will not collect it. What cannot be removed goes with the job's tree.
+            for name in self.directory.names()? {
+                let _ = self.directory.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    fn terminate(&mut self, grace: Duration) {
+        processes::signal_step(self.leader, &self.id, Signal::TERM);
+        self.kill_at = Some(Instant::now() + grace);
+    }
+
+    fn deliver(&mut self, run_ms: u64) {
+        if let Some(outcome) = self.outcome.clone() {
+            *lock(&self.pump.ended) = Some(Exit {
+                outcome,
+                log_bytes: 0,
+                run_ms,
+            });
+            self.pump.ring();
+        }
+    }
+}
+
+fn spawn(request: &StepRequest, id: &str) -> io::Result<(Pid, OwnedFd, Instant)> {
+    let (output, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // A larger pipe only saves wake-ups; a user's pipes may be limited.
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
+    // One pipe for both streams, or their order is lost.
+    let mut command = exec::command(request, id)?;
+    command.stdout(input.try_clone()?).stderr(input);
+    let started = Instant::now();
+    let child = command.spawn()?;
+    let leader = Pid::from_raw(child.id().cast_signed())
+        .ok_or_else(|| io::Error::other("the kernel gave no process number"))?;
+    Ok((leader, output, started))
+}
+
+fn explain_spawn(error: &io::Error) -> String {
+    if error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) {
+        return "start the step: its arguments and environment together exceed what the kernel \
+                passes to a program (128 KiB for one value, about 2 MiB in all); pass large values \
+                by file"
+            .to_owned();
+    }
+    format!("start the step: {error}")
+}
+
+fn record(directory: &Directory, exit: &Exit) -> Result<(), FileError> {
+    let bytes = serde_json::to_vec(exit)
+        .map_err(|error| directory.failure("encode", EXIT, io::Error::from(error)))?;
+    directory.record(EXIT, &bytes, 0o644)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pump {
+    fn start(output: OwnedFd, directory: Arc<Directory>) -> io::Result<Arc<Self>> {
+        let flags = rustix::fs::fcntl_getfl(&output)?;
+        rustix::fs::fcntl_setfl(&output, flags | OFlags::NONBLOCK)?;
+        let pump = Arc::new(Self {
+            bell: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            ended: Mutex::new(None),
+            abandoned: AtomicBool::new(false),
+            recorded: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        });
+        let shared = Arc::clone(&pump);
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                if let Err(error) = shared.log(&output, &directory) {
+                    *lock(&shared.failure) = Some(error);
+                }
+                shared.recorded.store(true, Ordering::Release);
+                drop(directory);
+                drain(&output);
+            })?;
+        Ok(pump)
+    }
+
+    fn ring(&self) {
+        // A full counter has rung already.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Copies output to the log until the step's own process has ended, then what the pipe held
+    /// at that moment, and records the end.
+    fn log(&self, output: &OwnedFd, directory: &Directory) -> Result<(), FileError> {
+        let mut writer = LogWriter::new(directory, 0o644);
+        let mut buffer = vec![0; PIPE];
+        let mut open = true;
+        let mut exit = loop {
+            if let Some(exit) = lock(&self.ended).take() {
+                break exit;
+            }
+            let mut waits = vec![PollFd::new(&self.bell, PollFlags::IN)];
+            if open {
+                waits.push(PollFd::from_borrowed_fd(output.as_fd(), PollFlags::IN));
+            }
+            let _ = rustix::event::poll(&mut waits, None);
+            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+            open = open && self.copy(output, &mut writer, &mut buffer, usize::MAX)?;
+        };
+        // A process left behind may write for ever; what it writes from now on is not the step's.
+        let left = rustix::io::ioctl_fionread(output).unwrap_or(0);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        if open && left > 0 {
+            self.copy(output, &mut writer, &mut buffer, left)?;
+        }
+        exit.log_bytes = writer.written();
+        record(directory, &exit)
+    }
+
+    /// Copies at most `limit` bytes of what the pipe holds. `false` at its end.
+    fn copy(
+        &self,
+        output: &OwnedFd,
+        writer: &mut LogWriter<'_>,
+        buffer: &mut [u8],
+        mut limit: usize,
+    ) -> Result<bool, FileError> {
+        while limit > 0 {
+            let size = buffer.len().min(limit);
+            match rustix::io::read(output, &mut buffer[..size]) {
+                Ok(0) => return Ok(false),
+                Ok(count) => {
+                    limit -= count;
+                    if !self.is_abandoned() {
+                        writer.write(&buffer[..count], &|| self.is_abandoned())?;
+                    }
+                    // The bell must be heard also by a step that never stops printing.
+                    if lock(&self.ended).is_some() {
+                        return Ok(true);
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Ok(true),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Reads on for processes that outlive their step: they must not die of a closed pipe.
+fn drain(output: &OwnedFd) {
+    let mut buffer = [0; 4096];
+    loop {
+        let mut waits = [PollFd::new(output, PollFlags::IN)];
+        let _ = rustix::event::poll(&mut waits, None);
+        match rustix::io::read(output, &mut buffer) {
+            Ok(0) => return,
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}

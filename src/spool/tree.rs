@@ -1,0 +1,189 @@
+//! The directories of one pod on the work volume, made before the pod is.
+//!
+//! Every source of a subPath and every mount point is made here; what is missing the container
+//! runtime would make as root's. No source lies in a directory that the job can write, because
+//! the kubelet resolves links below the volume's root when it mounts a subPath
+//! (kubernetes v1.36, `pkg/volume/util/subpath/subpath_linux.go`): a job could have the next pod
+//! mount the runner's own `_temp`. This is why `/__w/<repo>` comes from `runner_workspace` and
+//! only the workspace in it from the runner's tree.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::directory::{Directory, FileError};
+use super::{ENTRY, Nonce, STEPS, StepRequest};
+use crate::config::RunnerPaths;
+
+/// Directory of everything below the work directory that is the hook's.
+pub const ROOT: &str = ".arc-hook";
+/// The binary's name in `hook/`, and under `/__hook` in the pod.
+pub const BINARY: &str = "arc-hook";
+/// Where the pod sees `hook/`.
+pub const HOOK_MOUNT: &str = "/__hook";
+/// Where the pod sees `spool/`.
+pub const SPOOL_MOUNT: &str = "/__hook/spool";
+
+/// The directories of one pod.
+#[derive(Debug)]
+pub struct JobTree {
+    root: Directory,
+    nonce: Nonce,
+    foreign_user: bool,
+}
+
+impl JobTree {
+    /// Makes the tree and the runner's directories that the pod mounts.
+    ///
+    /// With `foreign_user` the pod runs as another user than this process, and the directories
+    /// that it writes are open to all: their parent has an unguessable name, and no other pod
+    /// mounts it.
+    pub fn create(paths: &RunnerPaths, nonce: &Nonce, foreign_user: bool) -> anyhow::Result<Self> {
+        let work = Directory::open(&paths.work)?;
+        for path in [&paths.workspace, &paths.work.join("_actions"), &paths.tools] {
+            if let Ok(below) = path.strip_prefix(&paths.work) {
+                make_below(&work, below, foreign_user)?;
+            }
+        }
+        let tree = Self {
+            root: work.make(ROOT, 0o755)?.make(nonce.as_str(), 0o755)?,
+            nonce: nonce.clone(),
+            foreign_user,
+        };
+        let open = tree.directory_mode();
+        let hook = tree.root.make("hook", 0o755)?;
+        hook.make("spool", 0o755)?;
+        tree.root.make("spool", open)?.make(STEPS, open)?;
+        tree.root
+            .make("temp", open)?
+            .make("_runner_file_commands", open)?;
+        for name in ["home", "file_commands"] {
+            tree.root.make(name, open)?;
+        }
+        for name in ["workflow", "externals"] {
+            tree.root.make(name, 0o755)?;
+        }
+        let runner_workspace = tree.root.make("runner_workspace", open)?;
+        if let Some(name) = paths.workspace.file_name().and_then(|name| name.to_str()) {
+            runner_workspace.make(name, open)?;
+        }
+        place_binary(&hook)?;
+        Ok(tree)
+    }
+
+    /// Opens a tree that `prepare_job` made.
+    pub fn open(paths: &RunnerPaths, nonce: &Nonce, foreign_user: bool) -> Result<Self, FileError> {
+        let root = Directory::open(&paths.work)?
+            .descend(ROOT)?
+            .descend(nonce.as_str())?;
+        Ok(Self {
+            root,
+            nonce: nonce.clone(),
+            foreign_user,
+        })
+    }
+
+    /// Removes one tree. Fine when it is gone.
+    pub fn remove(paths: &RunnerPaths, nonce: &Nonce) -> Result<(), FileError> {
+        match Directory::open(&paths.work)?.descend(ROOT) {
+            Ok(root) => root.remove_tree(nonce.as_str()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes every tree: what an earlier job of this runner left, when none is running.
+    pub fn remove_all(paths: &RunnerPaths) -> Result<(), FileError> {
+        Directory::open(&paths.work)?.remove_tree(ROOT)
+    }
+
+    /// The name of the tree.
+    #[must_use]
+    pub fn nonce(&self) -> &Nonce {
+        &self.nonce
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> Result<Directory, FileError> {
+        self.root.descend("spool")
+    }
+
+    /// What the pod sees as `/__w/_temp`.
+    pub fn temp(&self) -> Result<Directory, FileError> {
+        self.root.descend("temp")
+    }
+
+    /// What the pod sees as `/github/workflow`, read-only.
+    pub fn workflow(&self) -> Result<Directory, FileError> {
+        self.root.descend("workflow")
+    }
+
+    /// What the pod sees as `/__w/_temp/_runner_file_commands` and `/github/file_commands`.
+    pub fn file_commands(&self) -> Result<Directory, FileError> {
+        self.root.descend("file_commands")
+    }
+
+    /// Path of what the pod sees as `/__e`.
+    #[must_use]
+    pub fn externals(&self) -> PathBuf {
+        self.root.path().join("externals")
+    }
+
+    /// Whether the pod runs as another user than the hook.
+    #[must_use]
+    pub fn foreign_user(&self) -> bool {
+        self.foreign_user
+    }
+
+    /// Mode of a directory that both sides write.
+    #[must_use]
+    pub fn directory_mode(&self) -> u32 {
+        if self.foreign_user { 0o777 } else { 0o755 }
+    }
+
+    /// Mode of a file that both sides write.
+    #[must_use]
+    pub fn file_mode(&self) -> u32 {
+        if self.foreign_user { 0o666 } else { 0o644 }
+    }
+
+    /// Leaves the command of the template, which the supervisor runs beside the steps.
+    pub fn set_entry(&self, request: &StepRequest) -> anyhow::Result<()> {
+        let bytes = serde_json::to_vec(request).context("encode the template's command")?;
+        let mode = if self.foreign_user { 0o644 } else { 0o600 };
+        self.spool()?.record(ENTRY, &bytes, mode)?;
+        Ok(())
+    }
+}
+
+/// Makes a directory of the runner's own; the last component is what the pod mounts.
+fn make_below(root: &Directory, path: &Path, foreign_user: bool) -> Result<(), FileError> {
+    let mut parent: Option<Directory> = None;
+    let mut components = path.components().peekable();
+    while let Some(component) = components.next() {
+        let name = component.as_os_str().to_string_lossy();
+        let above = parent.as_ref().unwrap_or(root);
+        let next = if foreign_user && components.peek().is_none() {
+            above.make(&name, 0o777)?
+        } else {
+            above.ensure(&name, 0o755)?
+        };
+        parent = Some(next);
+    }
+    Ok(())
+}
+
+/// Copies this very binary to where the pod mounts it.
+fn place_binary(hook: &Directory) -> anyhow::Result<()> {
+    // Not `current_exe`: its text is a name, and this is a handle on what runs.
+    let mut from = std::fs::File::open("/proc/self/exe").context("open this program itself")?;
+    let mut to = hook.create(BINARY, 0o755)?;
+    io::copy(&mut from, &mut to).with_context(|| {
+        format!(
+            "copy this program to `{}`: is the work volume full?",
+            hook.path().join(BINARY).display()
+        )
+    })?;
+    Ok(())
+}
