@@ -1,0 +1,472 @@
+//! The job's log: what the hook printed, with workflow commands carried out
+//! and secrets hidden, bounded whatever a step prints.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use memchr::memmem;
+use sha2::{Digest, Sha256};
+
+use super::command::{self, Command};
+use super::context::JobState;
+use super::lines::{Piece, Splitter};
+use crate::directive::DigestDirective;
+use crate::report::StreamReport;
+
+/// So much of a step's log is written as it comes.
+const HEAD: usize = 1 << 20;
+/// So much of its end is kept beyond that.
+const TAIL: usize = 256 << 10;
+/// The server cuts the message of an annotation here.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// Where the log goes.
+#[derive(Debug)]
+pub struct JobLog {
+    file: Mutex<File>,
+    echo: bool,
+}
+
+impl JobLog {
+    /// A log in `path`, and on standard output too with `echo`.
+    pub fn create(path: &Path, echo: bool) -> io::Result<Self> {
+        Ok(Self {
+            file: Mutex::new(File::create(path)?),
+            echo,
+        })
+    }
+
+    /// Appends bytes. A log that cannot be written is no reason to stop.
+    pub fn write(&self, bytes: &[u8]) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = file.write_all(bytes);
+        if self.echo {
+            let _ = io::stdout().lock().write_all(bytes);
+        }
+    }
+
+    /// Appends a line.
+    pub fn line(&self, line: &str) {
+        self.write(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Which pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What workflow commands did.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// `set-output`.
+    pub outputs: BTreeMap<String, String>,
+    /// `save-state`.
+    pub state: BTreeMap<String, String>,
+    /// `kind: message`.
+    pub annotations: Vec<String>,
+    /// A command threw, which fails the step.
+    pub failed: bool,
+}
+
+/// The log of one step.
+#[derive(Debug)]
+pub struct StepLog<'a> {
+    log: &'a JobLog,
+    state: &'a JobState,
+    prefix: String,
+    insecure_commands: bool,
+    streams: [Pipe; 2],
+    digest: Option<DigestState>,
+    watched: Vec<(String, bool)>,
+    stop_token: Option<String>,
+    echo_commands: bool,
+    head: usize,
+    buffer: Vec<u8>,
+    tail: [Vec<u8>; 2],
+    omitted: u64,
+    /// What the commands in it did.
+    pub effects: Effects,
+}
+
+#[derive(Debug, Default)]
+struct Pipe {
+    splitter: Splitter,
+    hash: Sha256,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct DigestState {
+    directive: DigestDirective,
+    place: Place,
+    hash: Sha256,
+    bytes: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Before,
+    Between,
+    After,
+}
+
+impl<'a> StepLog<'a> {
+    /// An empty log. `prefix` tells the lines of a background step apart;
+    /// `insecure_commands` is the step's `ACTIONS_ALLOW_UNSECURE_COMMANDS`.
+    #[must_use]
+    pub fn new(
+        log: &'a JobLog,
+        state: &'a JobState,
+        prefix: &str,
+        insecure_commands: bool,
+    ) -> Self {
+        Self {
+            log,
+            state,
+            prefix: prefix.to_owned(),
+            insecure_commands,
+            streams: Default::default(),
+            digest: None,
+            watched: Vec::new(),
+            stop_token: None,
+            echo_commands: false,
+            head: 0,
+            buffer: Vec::new(),
+            tail: Default::default(),
+            omitted: 0,
+            effects: Effects::default(),
+        }
+    }
+
+    /// Hashes the bytes between two lines.
+    pub fn hash_between(&mut self, directive: &DigestDirective) {
+        self.digest = Some(DigestState {
+            directive: directive.clone(),
+            place: Place::Before,
+            hash: Sha256::new(),
+            bytes: 0,
+        });
+    }
+
+    /// Watches for a line with `text` in it; returns the text's number.
+    pub fn watch(&mut self, text: &str) -> usize {
+        self.watched.push((text.to_owned(), false));
+        self.watched.len() - 1
+    }
+
+    /// Whether such a line came.
+    #[must_use]
+    pub fn seen(&self, number: usize) -> bool {
+        self.watched.get(number).is_some_and(|(_, seen)| *seen)
+    }
+
+    /// Takes what was read from a pipe.
+    pub fn read(&mut self, stream: Stream, bytes: &[u8]) {
+        self.take(stream, |splitter, sink| splitter.push(bytes, sink));
+        let pipe = &mut self.streams[stream as usize];
+        pipe.hash.update(bytes);
+        pipe.bytes += bytes.len() as u64;
+        self.flush();
+    }
+
+    /// The pipe is at its end.
+    pub fn end(&mut self, stream: Stream) {
+        self.take(stream, Splitter::finish);
+        self.flush();
+    }
+
+    fn take(
+        &mut self,
+        stream: Stream,
+        feed: impl FnOnce(&mut Splitter, &mut dyn FnMut(Piece<'_>)),
+    ) {
+        // The splitter is moved out, so that its lines can be given to `self`.
+        let mut splitter = std::mem::take(&mut self.streams[stream as usize].splitter);
+        feed(&mut splitter, &mut |piece| match piece {
+            Piece::Line { text, raw } => {
+                if let Some(digest) = &mut self.digest {
+                    digest.line(text, raw);
+                }
+                self.line(&String::from_utf8_lossy(text));
+            }
+            Piece::Rest(raw) => {
+                if let Some(digest) = &mut self.digest
+                    && digest.place == Place::Between
+                    && digest.bytes > 0
+                {
+                    digest.add(raw);
+                }
+            }
+        });
+        self.streams[stream as usize].splitter = splitter;
+    }
+
+    /// A line of the runner's own.
+    pub fn note(&mut self, line: &str) {
+        self.print(line);
+        self.flush();
+    }
+
+    /// An error of the runner's own.
+    pub fn error(&mut self, message: &str) {
+        self.effects.annotations.push(format!("error: {message}"));
+        self.note(&format!("##[error]{message}"));
+    }
+
+    /// Bytes and hash of a pipe.
+    #[must_use]
+    pub fn stream(&self, stream: Stream) -> StreamReport {
+        let pipe = &self.streams[stream as usize];
+        StreamReport {
+            bytes: pipe.bytes,
+            sha256: hexadecimal(pipe.hash.clone()),
+        }
+    }
+
+    /// Bytes and hash between the two lines, once both came.
+    #[must_use]
+    pub fn digest(&self) -> Option<StreamReport> {
+        let digest = self.digest.as_ref()?;
+        (digest.place == Place::After).then(|| StreamReport {
+            bytes: digest.bytes,
+            sha256: hexadecimal(digest.hash.clone()),
+        })
+    }
+
+    /// Writes the kept end of a log that was too long.
+    pub fn close(&mut self) {
+        if self.omitted > 0 {
+            let kept = (self.tail[0].len() + self.tail[1].len()) as u64;
+            let note = format!("[... {} bytes not shown ...]\n", self.omitted - kept);
+            self.log.write(note.as_bytes());
+            for part in std::mem::take(&mut self.tail) {
+                self.log.write(&part);
+            }
+            self.omitted = 0;
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let is_command = (memmem::find(line.as_bytes(), b"::").is_some()
+            || memmem::find(line.as_bytes(), b"##[").is_some())
+            && self.command(line);
+        if !is_command {
+            self.print(line);
+        }
+    }
+
+    /// Carries out a command; false when the line is to be printed.
+    fn command(&mut self, line: &str) -> bool {
+        let Some(command) = command::parse(line, self.stop_token.as_deref()) else {
+            return false;
+        };
+        if let Some(token) = &self.stop_token {
+            let resumed = command.name.eq_ignore_ascii_case(token);
+            if resumed {
+                self.stop_token = None;
+                self.print(line);
+            }
+            return resumed;
+        }
+        if self.echo_commands && command.name != "add-mask" {
+            self.print(line);
+        }
+        if let Err(reason) = self.carry_out(&command, line) {
+            self.effects.failed = true;
+            let message = format!("Unable to process command '{line}' successfully: {reason}");
+            self.effects.annotations.push(format!("error: {message}"));
+            self.print(&format!("##[error]{message}"));
+        }
+        true
+    }
+
+    fn carry_out(&mut self, command: &Command, line: &str) -> Result<(), String> {
+        let named = || {
+            command
+                .property("name")
+                .map(str::to_owned)
+                .ok_or_else(|| format!("Required field 'name' is missing in ##[{}]", command.name))
+        };
+        match command.name.as_str() {
+            "stop-commands" => {
+                self.stop_token = Some(command.data.clone());
+                self.print(line);
+            }
+            "set-env" | "add-path" if !self.insecure_commands => {
+                return Err(format!("The `{}` command is disabled", command.name));
+            }
+            "set-env" => {
+                let name = named()?;
+                self.state.memory().env.insert(name, command.data.clone());
+            }
+            "add-path" => self.state.add_path(&command.data),
+            "set-output" => {
+                self.effects.outputs.insert(named()?, command.data.clone());
+            }
+            "save-state" => {
+                self.effects.state.insert(named()?, command.data.clone());
+            }
+            "add-mask" => self.state.add_mask(&command.data),
+            "echo" => self.echo_commands = command.data.trim().eq_ignore_ascii_case("on"),
+            kind @ ("error" | "warning" | "notice") => {
+                let message: String = command.data.chars().take(LONGEST_MESSAGE).collect();
+                let shown = self.state.masked(&message).unwrap_or(message);
+                self.effects.annotations.push(format!("{kind}: {shown}"));
+                self.print(&format!("##[{kind}]{shown}"));
+            }
+            "group" => self.print(&format!("##[group]{}", command.data)),
+            "endgroup" => self.print("##[endgroup]"),
+            // Debug lines are not shown, matchers need what only GitHub has.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, line: &str) {
+        let line = self
+            .state
+            .masked(line)
+            .map_or(Cow::Borrowed(line), Cow::Owned);
+        for (text, seen) in &mut self.watched {
+            *seen = *seen || memmem::find(line.as_bytes(), text.as_bytes()).is_some();
+        }
+        let target = if self.head < HEAD {
+            self.head += self.prefix.len() + line.len() + 1;
+            &mut self.buffer
+        } else {
+            self.omitted += (self.prefix.len() + line.len() + 1) as u64;
+            if self.tail[1].len() > TAIL {
+                self.tail.swap(0, 1);
+                self.tail[1].clear();
+            }
+            &mut self.tail[1]
+        };
+        target.extend_from_slice(self.prefix.as_bytes());
+        target.extend_from_slice(line.as_bytes());
+        target.push(b'\n');
+    }
+
+    fn flush(&mut self) {
+        if !self.buffer.is_empty() {
+            self.log.write(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+}
+
+impl DigestState {
+    fn line(&mut self, text: &[u8], raw: &[u8]) {
+        match self.place {
+            Place::Before if text == self.directive.from.as_bytes() => self.place = Place::Between,
+            Place::Between if text == self.directive.to.as_bytes() => self.place = Place::After,
+            Place::Between => self.add(raw),
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, raw: &[u8]) {
+        self.hash.update(raw);
+        self.bytes += raw.len() as u64;
+    }
+}
+
+fn hexadecimal(hash: Sha256) -> String {
+    hash.finalize()
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    fn with_log(insecure: bool, input: &str, check: impl FnOnce(&StepLog<'_>, &str, &JobState)) {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("log");
+        let log = JobLog::create(&path, false).unwrap();
+        let state = JobState::default();
+        let mut step = StepLog::new(&log, &state, "", insecure);
+        step.hash_between(&DigestDirective {
+            from: "BEGIN".to_owned(),
+            to: "END".to_owned(),
+            sha256: None,
+            bytes: None,
+        });
+        step.read(Stream::Stdout, input.as_bytes());
+        step.end(Stream::Stdout);
+        step.close();
+        check(&step, &std::fs::read_to_string(&path).unwrap(), &state);
+    }
+
+    #[test]
+    fn commands_are_carried_out_and_shown_as_github_does() {
+        let input = "hi\n::group::G\n::error file=x::bad%0Athing\n::set-output name=o::v\n\
+                     ::add-mask::hush\nhush now\n::endgroup::\nlast";
+        with_log(false, input, |step, log, _| {
+            assert_eq!(
+                log,
+                "hi\n##[group]G\n##[error]bad\nthing\n*** now\n##[endgroup]\nlast\n"
+            );
+            assert_eq!(step.effects.outputs["o"], "v");
+            assert_eq!(step.effects.annotations, ["error: bad\nthing"]);
+            assert!(!step.effects.failed);
+        });
+    }
+
+    #[test]
+    fn stopped_commands_are_text_until_the_token() {
+        let input = "::stop-commands::tok\n::error::no\n::tok::\n::error::yes\n";
+        with_log(false, input, |step, log, _| {
+            assert!(log.contains("::error::no\n"), "{log}");
+            assert_eq!(step.effects.annotations, ["error: yes"]);
+        });
+    }
+
+    #[test]
+    fn insecure_commands_fail_the_step_unless_allowed() {
+        let input = "::add-path::/evil\n::set-env name=A::b\n";
+        with_log(false, input, |step, _, state| {
+            assert!(step.effects.failed);
+            assert!(state.prepended().is_empty());
+        });
+        with_log(true, input, |step, _, state| {
+            assert!(!step.effects.failed);
+            assert_eq!(state.prepended(), ["/evil"]);
+            assert_eq!(state.memory().env["A"], "b");
+        });
+    }
+
+    #[test]
+    fn the_bytes_between_two_lines_are_hashed() {
+        with_log(false, "x\nBEGIN\nab\r\nc\nEND\ny\n", |step, _, _| {
+            let digest = step.digest().unwrap();
+            assert_eq!(digest.bytes, 6);
+            let expected = hexadecimal(Sha256::new_with_prefix(b"ab\r\nc\n"));
+            assert_eq!(digest.sha256, expected);
+            assert_eq!(step.stream(Stream::Stdout).bytes, 20);
+        });
+    }
+
+    #[test]
+    fn a_long_log_keeps_its_head_and_its_tail() {
+        let mut input = String::new();
+        for number in 0..400_000 {
+            writeln!(input, "line {number}").unwrap();
+        }
+        with_log(false, &input, |_, log, _| {
+            assert!(log.len() < HEAD + 3 * TAIL, "{}", log.len());
+            assert!(log.starts_with("line 0\n") && log.ends_with("line 399999\n"));
+            assert!(log.contains("bytes not shown"));
+        });
+    }
+}

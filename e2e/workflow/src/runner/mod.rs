@@ -1,0 +1,19 @@
+//! The runner: what happens around a container hook inside the runner pod.
+
+mod call;
+pub mod command;
+pub mod context;
+pub mod environment;
+pub mod file_commands;
+pub mod guid;
+pub mod layout;
+pub mod lines;
+pub mod log;
+pub mod orphans;
+pub mod process;
+pub mod request;
+pub mod response;
+pub mod signals;
+pub mod step;
+pub mod which;
+pub mod worker;

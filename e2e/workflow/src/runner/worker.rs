@@ -1,0 +1,543 @@
+//! Runs one job from the first call of the hook to the last.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{Scope as Threads, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::call::{Called, HookCall, milliseconds};
+use super::context::JobState;
+use super::environment;
+use super::file_commands::FileCommands;
+use super::guid::guid;
+use super::layout::Layout;
+use super::log::{JobLog, StepLog};
+use super::orphans;
+use super::request::{HookContainer, PrepareJob};
+use super::response::Asked;
+use super::step::{Preparer, Stage, Unit};
+use crate::directive::Directives;
+use crate::expression::condition;
+use crate::job::{Job, Variables};
+use crate::report::{Conclusion, Report, StepReport};
+
+/// Where the runner finds the hook.
+const HOOK_VARIABLE: &str = "ACTIONS_RUNNER_CONTAINER_HOOKS";
+/// How long a step waits for what its `wait-for` names.
+const WAIT_FOR: Duration = Duration::from_mins(1);
+
+/// One job in one runner.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    job: &'a Job,
+    pub(super) layout: &'a Layout,
+    pub(super) log: &'a JobLog,
+    pub(super) hook: PathBuf,
+    pub(super) tracking_id: String,
+    pub(super) state: JobState,
+    report: Mutex<Report>,
+    diagnostics: Mutex<fs::File>,
+}
+
+impl<'a> Worker<'a> {
+    /// Makes the directories and finds the hook.
+    pub fn new(job: &'a Job, layout: &'a Layout, log: &'a JobLog) -> anyhow::Result<Self> {
+        layout.create(job)?;
+        let hook = PathBuf::from(
+            std::env::var_os(HOOK_VARIABLE)
+                .with_context(|| format!("{HOOK_VARIABLE} is not set"))?,
+        );
+        let extension = hook.extension().and_then(|extension| extension.to_str());
+        anyhow::ensure!(
+            hook.is_file() && matches!(extension, Some("sh" | "js")),
+            "{HOOK_VARIABLE} does not name a file that ends in `.sh` or `.js`: {}",
+            hook.display()
+        );
+        let state = JobState::default();
+        for secret in job.secrets.values() {
+            state.add_mask(secret);
+        }
+        state.memory().env.clone_from(&job.env);
+        let diagnostics = layout.diagnostics.join("Worker_20260101-000000-utc.log");
+        Ok(Self {
+            job,
+            layout,
+            log,
+            hook,
+            tracking_id: format!("github_{}", guid()),
+            state,
+            report: Mutex::new(Report {
+                job: job.name.clone(),
+                ..Report::default()
+            }),
+            diagnostics: Mutex::new(
+                fs::File::create(&diagnostics)
+                    .with_context(|| format!("failed to create `{}`", diagnostics.display()))?,
+            ),
+        })
+    }
+
+    /// Runs the job.
+    pub fn run(self) -> Report {
+        let start = Instant::now();
+        let has_containers = self.job.container.is_some() || !self.job.services.is_empty();
+        match self.units() {
+            Ok(units) => {
+                if has_containers {
+                    self.prepare_job();
+                }
+                self.run_units(&units);
+            }
+            Err(error) => self.fail(format!("{error:#}")),
+        }
+        if has_containers && !self.job.driver.skip_cleanup {
+            self.cleanup_job();
+        }
+        for pid in orphans::find(&self.tracking_id) {
+            self.fail(format!(
+                "the hook left process {pid} behind, which the runner would kill"
+            ));
+            if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        if let Err(error) = self.layout.wipe_temp() {
+            self.fail(format!("_temp cannot be emptied: {error}"));
+        }
+        let conclusion = self.state.conclusion();
+        let expected = self.job.driver.conclusion.unwrap_or_default();
+        if conclusion != expected {
+            self.fail(format!(
+                "the job ended in {}, expected {}",
+                conclusion.as_str(),
+                expected.as_str()
+            ));
+        }
+        let mut report = self
+            .report
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        report.conclusion = conclusion;
+        report.wall_ms = milliseconds(start.elapsed());
+        report
+    }
+
+    pub(super) fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fail(&self, failure: String) {
+        self.log.line(&format!("!!! {failure}"));
+        self.report().failures.push(failure);
+    }
+
+    fn preparer(&self) -> Preparer<'_> {
+        Preparer {
+            job: self.job,
+            layout: self.layout,
+            state: &self.state,
+        }
+    }
+
+    fn units(&self) -> anyhow::Result<Vec<Unit<'a>>> {
+        let steps = self.job.steps.iter().enumerate();
+        steps
+            .map(|(index, step)| Unit::main(step, index, self.layout))
+            .collect()
+    }
+
+    fn prepare_job(&self) {
+        let args = PrepareJob {
+            container: self
+                .job
+                .container
+                .as_ref()
+                .map(|container| HookContainer::job(container, self.layout)),
+            services: self
+                .job
+                .services
+                .values()
+                .map(HookContainer::service)
+                .collect(),
+        };
+        let asked = Asked {
+            container: args.container.is_some(),
+            services: args.services.len(),
+        };
+        let github = environment::github(self.job, self.layout);
+        let directives = &self.job.driver.prepare_job;
+        let args = serde_json::to_value(args).unwrap_or_default();
+        let title = "Initialize containers";
+        let called = self.job_call("prepare_job", title, args, &github, directives, Some(asked));
+        if !called.success {
+            self.state.memory().failed = true;
+            return;
+        }
+        let mut memory = self.state.memory();
+        memory.is_alpine = called.response.is_alpine;
+        for (field, value) in called.response.container {
+            memory.job.insert(format!("container.{field}"), value);
+        }
+        for (name, service) in self.job.services.keys().zip(called.response.services) {
+            for (field, value) in service.fields {
+                memory.job.insert(format!("services.{name}.{field}"), value);
+            }
+            for (port, host) in service.ports {
+                memory
+                    .job
+                    .insert(format!("services.{name}.ports.{port}"), host);
+            }
+        }
+    }
+
+    fn cleanup_job(&self) {
+        let last = self.state.memory().last_github.clone();
+        let github = if last.is_empty() {
+            environment::github(self.job, self.layout)
+        } else {
+            last
+        };
+        let args = Value::Object(serde_json::Map::new());
+        let directives = &self.job.driver.cleanup_job;
+        let called = self.job_call(
+            "cleanup_job",
+            "Stop containers",
+            args,
+            &github,
+            directives,
+            None,
+        );
+        if !called.success {
+            self.state.memory().failed = true;
+        }
+    }
+
+    fn job_call(
+        &self,
+        command: &'static str,
+        title: &str,
+        args: Value,
+        github: &Variables,
+        directives: &Directives,
+        asked: Option<Asked>,
+    ) -> Called {
+        let mut log = StepLog::new(self.log, &self.state, "", false);
+        log.note(&format!("=== {title}"));
+        self.before(directives, title);
+        let cancellable = command == "prepare_job";
+        let called = self.call(HookCall {
+            command,
+            step: title,
+            args,
+            github,
+            directives,
+            timeout: None,
+            asked,
+            cut: &|| cancellable && self.state.is_cancelled(),
+            log: &mut log,
+        });
+        self.after(directives, title);
+        self.note_state();
+        called
+    }
+
+    fn run_units(&self, units: &[Unit<'a>]) {
+        let mut posts: Vec<Unit<'a>> = Vec::new();
+        for pre in units.iter().filter_map(|unit| unit.part(Stage::Pre)) {
+            if self.run_unit(&pre) {
+                posts.extend(pre.part(Stage::Post));
+            }
+        }
+        std::thread::scope(|threads| {
+            let mut background = VecDeque::new();
+            for unit in units {
+                if unit.step.wait_all {
+                    wait_for(&mut background, |_| true);
+                } else if !unit.step.wait.is_empty() {
+                    wait_for(&mut background, |id| {
+                        unit.step.wait.iter().any(|name| name == id)
+                    });
+                } else if unit.step.background {
+                    background.push_back(self.start_background(threads, unit));
+                } else if self.run_unit(unit) {
+                    // A pre part has registered the post part already.
+                    if unit.part(Stage::Pre).is_none() {
+                        posts.extend(unit.part(Stage::Post));
+                    }
+                }
+            }
+            wait_for(&mut background, |_| true);
+        });
+        for post in posts.iter().rev() {
+            self.run_unit(post);
+        }
+    }
+
+    fn start_background<'scope>(
+        &'scope self,
+        threads: &'scope Threads<'scope, '_>,
+        unit: &Unit<'a>,
+    ) -> (String, ScopedJoinHandle<'scope, ()>)
+    where
+        'a: 'scope,
+    {
+        let id = unit.id.clone();
+        let unit = unit.clone();
+        let handle = threads.spawn(move || {
+            self.run_unit(&unit);
+        });
+        (id, handle)
+    }
+
+    /// Runs a step; false when it was skipped.
+    fn run_unit(&self, unit: &Unit<'_>) -> bool {
+        let quiet = Directives::default();
+        let directives = match unit.stage {
+            Stage::Main => &unit.step.driver,
+            _ => &quiet,
+        };
+        let mut report = StepReport {
+            name: unit.name.clone(),
+            id: unit.id.clone(),
+            ..StepReport::default()
+        };
+        let result = self.try_unit(unit, directives, &mut report);
+        let ran = match result {
+            Ok(ran) => ran,
+            Err(error) => {
+                self.log.line(&format!("##[error]{error:#}"));
+                report.annotations.push(format!("error: {error:#}"));
+                report.outcome = Conclusion::Failure;
+                if !directives.fails {
+                    self.fail(format!("step `{}`: {error:#}", unit.name));
+                }
+                true
+            }
+        };
+        if directives.skipped == ran {
+            let found = if ran { "run" } else { "skipped" };
+            self.fail(format!("step `{}` was {found}", unit.name));
+        }
+        report.conclusion = match report.outcome {
+            Conclusion::Failure if unit.step.continue_on_error => Conclusion::Success,
+            outcome => outcome,
+        };
+        if report.conclusion == Conclusion::Failure {
+            self.state.memory().failed = true;
+        }
+        self.log
+            .line(&format!("=== {}: {}", unit.name, report.outcome.as_str()));
+        if unit.stage == Stage::Main {
+            let steps = &mut self.state.memory().steps;
+            steps.insert(unit.id.clone(), report.clone());
+        }
+        let failures = directives.judge_step(&report, &self.state.memory().env);
+        for failure in failures {
+            self.fail(format!("step `{}`: {failure}", unit.name));
+        }
+        self.report().steps.push(report);
+        self.note_state();
+        ran
+    }
+
+    fn try_unit(
+        &self,
+        unit: &Unit<'_>,
+        directives: &Directives,
+        report: &mut StepReport,
+    ) -> anyhow::Result<bool> {
+        let preparer = self.preparer();
+        let mut github = environment::github(self.job, self.layout);
+        unit.describe(&mut github);
+        let env = preparer.step_env(unit.step, &github)?;
+        let none = Variables::new();
+        let met = || condition(unit.condition(), &preparer.scope(&github, &env, &none));
+        if !met()? {
+            report.outcome = Conclusion::Skipped;
+            return Ok(false);
+        }
+        // Written at each action step, so absent at `prepare_job`.
+        let event = self.layout.workflow.join("event.json");
+        fs::write(&event, self.job.event.to_string())
+            .with_context(|| format!("failed to write `{}`", event.display()))?;
+        let files = FileCommands::create(&self.layout.file_commands)
+            .context("failed to create the step's file commands")?;
+        let mut github = github.clone();
+        github.insert(
+            "GITHUB_EVENT_PATH".to_owned(),
+            event.to_string_lossy().into_owned(),
+        );
+        github.extend(
+            files
+                .variables()
+                .map(|(name, path)| (name.to_owned(), path)),
+        );
+        self.state.memory().last_github.clone_from(&github);
+
+        let prefix = if unit.step.background {
+            format!("[{}] ", unit.id)
+        } else {
+            String::new()
+        };
+        let mut log = StepLog::new(self.log, &self.state, &prefix, insecure_commands(&env));
+        log.note(&format!("=== {}", unit.name));
+        self.before(directives, &unit.name);
+        let request = preparer.prepare(unit, env.clone(), &github)?;
+        let cut = || self.state.is_cancelled() && !met().unwrap_or(false);
+        let called = self.call(HookCall {
+            command: request.command,
+            step: &unit.name,
+            args: request.args,
+            github: &github,
+            directives,
+            timeout: unit.step.timeout_ms.map(Duration::from_millis),
+            asked: None,
+            cut: &cut,
+            log: &mut log,
+        });
+        let mut failed = !called.success || log.effects.failed;
+        failed |= !self.apply(unit, &files, &mut log, report);
+        self.after(directives, &unit.name);
+        files.remove();
+        report.annotations.append(&mut log.effects.annotations);
+        report.outcome = if failed {
+            Conclusion::Failure
+        } else {
+            Conclusion::Success
+        };
+        Ok(true)
+    }
+
+    /// Applies what the step left in its files and said in commands.
+    fn apply(
+        &self,
+        unit: &Unit<'_>,
+        files: &FileCommands,
+        log: &mut StepLog<'_>,
+        report: &mut StepReport,
+    ) -> bool {
+        let effects = files.read();
+        for entry in &effects.path {
+            self.state.add_path(entry);
+        }
+        let mut valid = effects.errors.is_empty();
+        for (name, value) in effects.env {
+            if name.eq_ignore_ascii_case("NODE_OPTIONS") {
+                log.error("Can't store NODE_OPTIONS output parameter using '$GITHUB_ENV' command.");
+                valid = false;
+            } else {
+                self.state.memory().env.insert(name, value);
+            }
+        }
+        let said = std::mem::take(&mut log.effects.outputs);
+        report.outputs = said.into_iter().chain(effects.outputs).collect();
+        let said = std::mem::take(&mut log.effects.state);
+        unit.saved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(said.into_iter().chain(effects.state));
+        report.summary = effects.summary;
+        for error in &effects.errors {
+            log.error(error);
+        }
+        valid
+    }
+
+    fn before(&self, directives: &Directives, step: &str) {
+        self.commands(&directives.before, step);
+        if let Some(path) = &directives.wait_for {
+            let deadline = Instant::now() + WAIT_FOR;
+            while !path.exists() {
+                if Instant::now() > deadline {
+                    self.fail(format!(
+                        "step `{step}`: `{}` did not appear",
+                        path.display()
+                    ));
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    fn after(&self, directives: &Directives, step: &str) {
+        self.commands(&directives.after, step);
+    }
+
+    fn commands(&self, commands: &[String], step: &str) {
+        let variables: BTreeMap<&str, &Path> = [
+            ("WORK", self.layout.work.as_path()),
+            ("WORKSPACE", &self.layout.workspace),
+            ("TEMP", &self.layout.temp),
+            ("RUNNER_ROOT", &self.layout.root),
+        ]
+        .into();
+        for command in commands {
+            let output = Command::new("sh")
+                .args(["-ec", command])
+                .envs(&variables)
+                .output();
+            match output {
+                Ok(output) if output.status.success() => {
+                    self.log.write(&output.stdout);
+                }
+                Ok(output) => self.fail(format!(
+                    "step `{step}`: on the runner `{command}` failed: {}{}",
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                )),
+                Err(error) => self.fail(format!("step `{step}`: `{command}`: {error}")),
+            }
+        }
+    }
+
+    /// The line of the Worker's diagnostic log that tells how the job stands.
+    fn note_state(&self) {
+        let state = match self.state.conclusion() {
+            Conclusion::Failure => "Failed",
+            Conclusion::Cancelled => "Canceled",
+            Conclusion::Success | Conclusion::Skipped => "",
+        };
+        let mut file = self
+            .diagnostics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let _ = writeln!(
+            file,
+            "[2026-01-01 00:00:00Z INFO StepsRunner] Current state: job state = '{state}'"
+        );
+    }
+}
+
+fn wait_for(
+    background: &mut VecDeque<(String, ScopedJoinHandle<'_, ()>)>,
+    wanted: impl Fn(&str) -> bool,
+) {
+    for _ in 0..background.len() {
+        let Some((id, handle)) = background.pop_front() else {
+            return;
+        };
+        if wanted(&id) {
+            // A panic of that thread ends the scope with a panic anyway.
+            let _ = handle.join();
+        } else {
+            background.push_back((id, handle));
+        }
+    }
+}
+
+fn insecure_commands(env: &Variables) -> bool {
+    const NAME: &str = "ACTIONS_ALLOW_UNSECURE_COMMANDS";
+    let own = std::env::var(NAME).ok();
+    [env.get(NAME), own.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|value| value.trim().eq_ignore_ascii_case("true"))
+}
