@@ -13,7 +13,9 @@
 //! volume, and [`hook`] puts them together, one file per command.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod explain;
 pub mod hook;
 pub mod pod;
 pub mod protocol;

@@ -1,0 +1,379 @@
+//! The one place that talks to the API server.
+//!
+//! Every call is bounded in time, tried again where that helps ([`retry`]), and fails with an
+//! error that names verb, object and remedy. Creating is idempotent: an answer that was lost on
+//! its way makes the second attempt meet the first one's object, which is recognised by the nonce
+//! in its annotations. Deleting something that is gone is success.
+
+mod error;
+mod log;
+mod retry;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Secret};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::core::Request;
+use kube::{Api, Client, Config, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+pub use error::{Act, ClusterError};
+pub use log::{CopyError, LogEnd, LogPosition, LogSource};
+use retry::{Backoff, Verdict};
+
+use crate::explain::{Attempt, Evidence, refusal};
+
+/// Present on everything the hook creates, with a value no other call has. A name that is taken by
+/// an object with this very annotation is taken by ourselves.
+pub const NONCE: &str = "arc-hook/nonce";
+
+/// A single request. The API server answers ordinary ones in milliseconds; admission webhooks may
+/// take up to 30 s by their own limit.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+/// A TCP and TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call is tried again unless its caller says otherwise.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A connection to the API server, and the namespace of everything.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    namespace: String,
+    patience: Duration,
+}
+
+impl Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What came of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// It is on its way.
+    Begun,
+    /// There was nothing to delete, or another object has taken the name since.
+    Absent,
+}
+
+/// The resources that the hook handles, in the words of a Role.
+pub trait Known:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+{
+    /// The plural, as a Role names it.
+    const RESOURCE: &'static str;
+}
+
+impl Known for Pod {
+    const RESOURCE: &'static str = "pods";
+}
+impl Known for Secret {
+    const RESOURCE: &'static str = "secrets";
+}
+impl Known for PersistentVolumeClaim {
+    const RESOURCE: &'static str = "persistentvolumeclaims";
+}
+impl Known for Event {
+    const RESOURCE: &'static str = "events";
+}
+
+impl Cluster {
+    /// Finds the API server: `KUBECONFIG` or `~/.kube/config` on a laptop, the service account in
+    /// a pod. `namespace` wins over what these say. Sends nothing yet.
+    pub async fn connect(namespace: Option<&str>) -> Result<Self, ClusterError> {
+        let connect = |error: &dyn std::error::Error| ClusterError::Connect(error.to_string());
+        let mut config = Config::infer().await.map_err(|error| connect(&error))?;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // `retry` knows what a lost answer to a creation means; kube's own layer does not.
+        config.default_retry = false;
+        let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
+        let client = Client::try_from(config).map_err(|error| connect(&error))?;
+        Ok(Self {
+            client,
+            namespace,
+            patience: PATIENCE,
+        })
+    }
+
+    /// The same connection with another limit for the time a call is tried again.
+    #[must_use]
+    pub fn patient(&self, patience: Duration) -> Self {
+        Self {
+            patience,
+            ..self.clone()
+        }
+    }
+
+    /// The namespace of everything.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    fn api<K: Known>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn act(&self, verb: &'static str, resource: &'static str, name: &str) -> Act {
+        Act {
+            attempt: Attempt {
+                verb,
+                resource,
+                namespace: self.namespace.clone(),
+            },
+            name: name.to_owned(),
+        }
+    }
+
+    /// Reads an object; `None` when it is not there.
+    pub async fn get<K: Known>(&self, name: &str) -> Result<Option<K>, ClusterError> {
+        let api = self.api::<K>();
+        self.attempt(self.act("get", K::RESOURCE, name), || api.get_opt(name))
+            .await
+    }
+
+    /// Lists the objects with a label.
+    pub async fn labelled<K: Known>(
+        &self,
+        label: &str,
+        value: &str,
+    ) -> Result<Vec<K>, ClusterError> {
+        let api = self.api::<K>();
+        let parameters = ListParams::default().labels(&format!("{label}={value}"));
+        let list = self
+            .attempt(self.act("list", K::RESOURCE, value), || {
+                api.list(&parameters)
+            })
+            .await?;
+        Ok(list.items)
+    }
+
+    /// Creates an object. When the name is taken by one with the same nonce, an earlier attempt
+    /// has succeeded and that object is returned.
+    pub async fn create<K: Known>(&self, object: &K) -> Result<K, ClusterError> {
+        let name = object.meta().name.as_deref().unwrap_or_default();
+        let act = self.act("create", K::RESOURCE, name);
+        let body = serde_json::to_vec(object).map_err(|error| ClusterError::Malformed {
+            act: act.clone(),
+            cause: error.to_string(),
+        })?;
+        let created = self
+            .attempt(act.clone(), || async {
+                let mut request = Request::new(K::url_path(&(), Some(&self.namespace)))
+                    .create(&PostParams::default(), body.clone())
+                    .map_err(kube::Error::BuildRequest)?;
+                // Without it the API server drops misspelt fields and says nothing.
+                let strict = format!("{}fieldValidation=Strict", query_start(request.uri()));
+                if let Ok(uri) = strict.parse() {
+                    *request.uri_mut() = uri;
+                }
+                match self.client.request::<K>(request).await {
+                    Ok(created) => Ok(Some(created)),
+                    Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })
+            .await?;
+        if let Some(created) = created {
+            return Ok(created);
+        }
+        match self.get::<K>(name).await? {
+            Some(found) if same_nonce(object.meta().annotations.as_ref(), &found) => Ok(found),
+            _ => Err(ClusterError::Taken { act }),
+        }
+    }
+
+    /// Deletes the object that has this uid (any, when `None`). `grace` in seconds; pods get that
+    /// long between SIGTERM and SIGKILL, and with 0 the object vanishes before its processes do.
+    pub async fn delete<K: Known>(
+        &self,
+        name: &str,
+        uid: Option<&str>,
+        grace: Option<u32>,
+    ) -> Result<Deletion, ClusterError> {
+        let api = self.api::<K>();
+        let mut parameters = DeleteParams::background();
+        parameters.grace_period_seconds = grace;
+        parameters.preconditions = uid.map(|uid| Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        });
+        let deleted = self
+            .attempt(self.act("delete", K::RESOURCE, name), || async {
+                match api.delete(name, &parameters).await {
+                    Ok(_) => Ok(Deletion::Begun),
+                    Err(kube::Error::Api(status))
+                        if status.code == 404 || retry::precondition(&status) =>
+                    {
+                        Ok(Deletion::Absent)
+                    }
+                    Err(error) => Err(error),
+                }
+            })
+            .await?;
+        Ok(deleted)
+    }
+
+    /// Waits until the pod with this uid is gone; `false` when the time is up first.
+    pub async fn gone(
+        &self,
+        name: &str,
+        uid: Option<&str>,
+        within: Duration,
+    ) -> Result<bool, ClusterError> {
+        let end = Instant::now() + within;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.get::<Pod>(name).await? {
+                Some(pod) if uid.is_none() || pod.metadata.uid.as_deref() == uid => {}
+                _ => return Ok(true),
+            }
+            if Instant::now() + pause > end {
+                return Ok(false);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// What the Role lets us know beside the pod itself. Never fails: it only ever adds to a
+    /// message.
+    pub async fn evidence(&self, pod: &Pod) -> Evidence {
+        let quick = self.patient(Duration::from_secs(3));
+        let mut events = Vec::new();
+        for subject in subjects(pod) {
+            let parameters =
+                ListParams::default().fields(&format!("involvedObject.name={subject}"));
+            let api = quick.api::<Event>();
+            let act = quick.act("list", Event::RESOURCE, &subject);
+            match quick.attempt(act, || api.list(&parameters)).await {
+                Ok(list) => events.extend(list.items),
+                Err(_) => return Evidence::default(),
+            }
+        }
+        events.sort_by_key(|event| {
+            let time = event.last_timestamp.as_ref().map(|time| time.0);
+            time.or_else(|| event.event_time.as_ref().map(|time| time.0))
+        });
+        Evidence {
+            events: Some(events),
+        }
+    }
+
+    /// Calls, and calls again while that can help and patience lasts.
+    async fn attempt<T, F>(&self, act: Act, mut call: impl FnMut() -> F) -> Result<T, ClusterError>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let start = Instant::now();
+        let end = start + self.patience;
+        let mut backoff = Backoff::new();
+        loop {
+            let limit = REQUEST_TIMEOUT.min(
+                end.saturating_duration_since(Instant::now())
+                    .max(CONNECT_TIMEOUT),
+            );
+            let answer = tokio::time::timeout(limit, call()).await;
+            let (verdict, error) = match answer {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => (retry::of_error(&error), Some(error)),
+                Err(_) => (Verdict::Again(None), None),
+            };
+            if let Verdict::Again(asked) = verdict {
+                let pause = backoff.pause(asked);
+                if Instant::now() + pause < end {
+                    tracing::debug!(%act, ?pause, error = ?error, "trying again");
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            }
+            return Err(failure(act, error, start.elapsed()));
+        }
+    }
+}
+
+fn failure(act: Act, error: Option<kube::Error>, waited: Duration) -> ClusterError {
+    match error {
+        None => ClusterError::Unreachable {
+            act,
+            waited,
+            cause: "requests are accepted and not answered".to_owned(),
+        },
+        Some(kube::Error::Api(status)) => ClusterError::Refused {
+            explanation: refusal(&act.attempt, &status),
+            code: status.code,
+            act,
+        },
+        Some(error @ (kube::Error::Service(_) | kube::Error::HyperError(_))) => {
+            ClusterError::Unreachable {
+                act,
+                waited,
+                cause: retry::chain(&error),
+            }
+        }
+        Some(error) => ClusterError::Malformed {
+            act,
+            cause: retry::chain(&error),
+        },
+    }
+}
+
+/// `uri?` or `uri?a=b&`, ready for another parameter.
+fn query_start(uri: &impl std::fmt::Display) -> String {
+    let mut text = uri.to_string();
+    match text.find('?') {
+        None => text.push('?'),
+        Some(at) if at + 1 == text.len() || text.ends_with('&') => {}
+        Some(_) => text.push('&'),
+    }
+    text
+}
+
+fn same_nonce<K: Known>(sent: Option<&BTreeMap<String, String>>, found: &K) -> bool {
+    let nonce = |annotations: Option<&BTreeMap<String, String>>| {
+        annotations.and_then(|all| all.get(NONCE)).cloned()
+    };
+    let found = found.meta();
+    found.deletion_timestamp.is_none()
+        && nonce(sent).is_some()
+        && nonce(sent) == nonce(found.annotations.as_ref())
+}
+
+/// The pod and its claims, by name: events are found by these.
+fn subjects(pod: &Pod) -> Vec<String> {
+    let Some(name) = pod.metadata.name.clone() else {
+        return Vec::new();
+    };
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_deref())
+        .unwrap_or_default();
+    let claims = volumes.iter().filter_map(|volume| {
+        let claim = volume.persistent_volume_claim.as_ref();
+        claim.map(|claim| claim.claim_name.clone()).or_else(|| {
+            volume
+                .ephemeral
+                .as_ref()
+                .map(|_| format!("{name}-{}", volume.name))
+        })
+    });
+    let mut subjects: Vec<_> = claims.collect();
+    subjects.insert(0, name);
+    subjects.dedup();
+    subjects
+}
