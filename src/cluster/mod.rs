@@ -9,7 +9,6 @@ mod error;
 mod log;
 mod retry;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use kube::core::Request;
 use kube::{Api, Client, Config, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::Instant;
 
 pub use error::{Act, ClusterError};
@@ -162,15 +162,23 @@ impl Cluster {
         Ok(list.items)
     }
 
-    /// Creates an object. When the name is taken by one with the same nonce, an earlier attempt
-    /// has succeeded and that object is returned.
-    pub async fn create<K: Known>(&self, object: &K) -> Result<K, ClusterError> {
-        let name = object.meta().name.as_deref().unwrap_or_default();
-        let act = self.act("create", K::RESOURCE, name);
-        let body = serde_json::to_vec(object).map_err(|error| ClusterError::Malformed {
+    /// Creates an object, with `nonce` among its annotations. When the name is taken by one with
+    /// the same nonce, an earlier attempt has succeeded and that object is returned.
+    pub async fn create<K: Known>(
+        &self,
+        object: &impl Serialize,
+        nonce: &str,
+    ) -> Result<K, ClusterError> {
+        let mut act = self.act("create", K::RESOURCE, "");
+        let mut object = serde_json::to_value(object).map_err(|error| ClusterError::Malformed {
             act: act.clone(),
             cause: error.to_string(),
         })?;
+        object["metadata"]["annotations"][NONCE] = Value::from(nonce);
+        if let Some(name) = object["metadata"]["name"].as_str() {
+            name.clone_into(&mut act.name);
+        }
+        let body = object.to_string().into_bytes();
         let created = self
             .attempt(act.clone(), || async {
                 let mut request = Request::new(K::url_path(&(), Some(&self.namespace)))
@@ -191,8 +199,8 @@ impl Cluster {
         if let Some(created) = created {
             return Ok(created);
         }
-        match self.get::<K>(name).await? {
-            Some(found) if same_nonce(object.meta().annotations.as_ref(), &found) => Ok(found),
+        match self.get::<K>(&act.name).await? {
+            Some(found) if has_nonce(&found, nonce) => Ok(found),
             _ => Err(ClusterError::Taken { act }),
         }
     }
@@ -343,14 +351,14 @@ fn query_start(uri: &impl std::fmt::Display) -> String {
     text
 }
 
-fn same_nonce<K: Known>(sent: Option<&BTreeMap<String, String>>, found: &K) -> bool {
-    let nonce = |annotations: Option<&BTreeMap<String, String>>| {
-        annotations.and_then(|all| all.get(NONCE)).cloned()
-    };
-    let found = found.meta();
-    found.deletion_timestamp.is_none()
-        && nonce(sent).is_some()
-        && nonce(sent) == nonce(found.annotations.as_ref())
+fn has_nonce<K: Known>(found: &K, nonce: &str) -> bool {
+    let meta = found.meta();
+    let annotations = meta.annotations.as_ref();
+    meta.deletion_timestamp.is_none()
+        && annotations
+            .and_then(|all| all.get(NONCE))
+            .map(String::as_str)
+            == Some(nonce)
 }
 
 /// The pod and its claims, by name: events are found by these.

@@ -90,8 +90,9 @@ const EVENTS_HINT: &str = "the Role lacks `list` on `events`, which would tell m
 fn quote(text: &str) -> String {
     const LONGEST: usize = 700;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.trim_end_matches('.');
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+        None => line.to_owned(),
     }
 }

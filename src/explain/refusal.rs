@@ -74,7 +74,10 @@ fn admission(attempt: &Attempt, message: &str) -> Option<Explanation> {
     } else if let Some(webhook) = between(message, "failed calling webhook \"", "\"") {
         Explanation::new(
             "Admission webhook unreachable",
-            format!("the admission webhook `{webhook}` does not answer: {words}"),
+            format!(
+                "the admission webhook `{webhook}` does not answer: {}",
+                quote(after(message, "failed to call webhook: ").unwrap_or(message))
+            ),
             "repair the service behind the webhook; until then nothing of this kind can be created",
         )
     } else if let Some(webhook) = between(message, "admission webhook \"", "\" denied") {
