@@ -23,6 +23,7 @@ RUN=$STATE/run         # one record per daemon
   ADMIN_KUBECONFIG=$STATE/kubeconfig
   KUBELET_ROOT=$STATE/kubelet
   PLUGINS_REGISTRY=$KUBELET_ROOT/plugins_registry
+  AUDIT_LOG=$LOG/audit.log # requests of the runners' namespace, as JSON lines
   CONTAINERD_SOCKET=$STATE/containerd/containerd.sock
   REGISTRY=127.0.0.1:5000
   NODE_NAME=node-1
@@ -222,7 +223,7 @@ start_daemon() {
   ) </dev/null >>"$LOG/$name.log" 2>&1 &
   disown
   local _
-  for _ in {1..100}; do
+  for _ in {1..400}; do
     [[ ! -e $RUN/$name ]] || return 0
     sleep 0.05
   done

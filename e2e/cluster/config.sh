@@ -195,6 +195,20 @@ evictionHard:
 YAML
 }
 
+# One line for each request of a pod in the runners' namespace, when it is answered: by
+# it, API calls can be counted from outside of the program that makes them.
+write_audit_policy() {
+  cat >"$STATE/audit.yaml" <<YAML
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts:$RUNNER_NAMESPACE"]
+- level: None
+YAML
+}
+
 write_config() {
   mkdir -p "$PKI"
   chmod 700 "$PKI"
@@ -204,6 +218,7 @@ write_config() {
     write_users
     touch "$PKI/complete"
   fi
+  write_audit_policy
   write_registry_hosts
   write_containerd_config
   write_cni_config

@@ -42,6 +42,7 @@ start_apiserver() {
     --service-account-issuer "$ISSUER" \
     --service-account-key-file "$PKI/sa.pub" --service-account-signing-key-file "$PKI/sa.key" \
     --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
+    --audit-policy-file "$STATE/audit.yaml" --audit-log-path "$AUDIT_LOG" \
     --allow-privileged --profiling=false
 }
 
