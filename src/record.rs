@@ -40,6 +40,12 @@ pub struct JobRecord {
     pub foreign_user: bool,
     /// User and group of the job's container, once it has said so.
     pub user: Option<(u32, u32)>,
+    /// Address of the job's pod, when it has services: container actions reach them there.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Names of the services.
+    #[serde(default)]
+    pub host_names: Vec<String>,
 }
 
 /// The directory of one job's memory.
@@ -74,13 +80,18 @@ impl Memory {
         &self.directory
     }
 
-    /// Remembers the job, and makes the directory.
-    pub fn save(&self, job: &JobRecord) -> anyhow::Result<()> {
+    /// Makes the directory, for a command that no `prepare_job` came before.
+    pub fn begin(&self) -> anyhow::Result<()> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.directory)
-            .with_context(|| self.failed("make the directory"))?;
+            .with_context(|| self.failed("make the directory"))
+    }
+
+    /// Remembers the job, and makes the directory.
+    pub fn save(&self, job: &JobRecord) -> anyhow::Result<()> {
+        self.begin()?;
         let text = serde_json::to_vec(job).context("encode the job's record")?;
         let temporary = self.directory.join(".job.new");
         private(
@@ -239,6 +250,8 @@ mod tests {
                 working_directory: None,
                 foreign_user: false,
                 user: None,
+                address: None,
+                host_names: Vec::new(),
             })
             .unwrap();
         (state, memory)

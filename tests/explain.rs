@@ -19,6 +19,7 @@ fn subject(services: &[String]) -> Subject<'_> {
     Subject {
         container: "job",
         services,
+        may_end: false,
     }
 }
 

@@ -50,7 +50,7 @@ pub enum ClusterError {
         /// HTTP status.
         code: u16,
         /// Why, and what to do.
-        explanation: Explanation,
+        explanation: Box<Explanation>,
     },
     /// No answer came.
     #[error(

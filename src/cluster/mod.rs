@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 pub use error::{Act, ClusterError};
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
+pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
 
 use crate::explain::{Attempt, Evidence, refusal};
@@ -322,7 +323,7 @@ fn failure(act: Act, error: Option<kube::Error>, waited: Duration) -> ClusterErr
             cause: "requests are accepted and not answered".to_owned(),
         },
         Some(kube::Error::Api(status)) => ClusterError::Refused {
-            explanation: refusal(&act.attempt, &status),
+            explanation: Box::new(refusal(&act.attempt, &status)),
             code: status.code,
             act,
         },
@@ -351,7 +352,8 @@ fn query_start(uri: &impl std::fmt::Display) -> String {
     text
 }
 
-fn has_nonce<K: Known>(found: &K, nonce: &str) -> bool {
+/// Whether this object was made by the call with that nonce, and is not about to go.
+pub fn has_nonce<K: Known>(found: &K, nonce: &str) -> bool {
     let meta = found.meta();
     let annotations = meta.annotations.as_ref();
     meta.deletion_timestamp.is_none()

@@ -39,6 +39,22 @@ pub(super) fn started(status: &ContainerStatus) -> bool {
         .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
+/// The exit code, once there is one.
+pub(super) fn exit_code(status: &ContainerStatus) -> Option<i32> {
+    let end = status.state.as_ref()?.terminated.as_ref()?;
+    Some(end.exit_code)
+}
+
+/// The reason that the kubelet gives for a container's end.
+pub(super) fn end_reason(status: &ContainerStatus) -> &str {
+    let end = status
+        .state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    end.and_then(|end| end.reason.as_deref())
+        .unwrap_or_default()
+}
+
 fn kind(init: bool) -> &'static str {
     if init { "init container" } else { "container" }
 }

@@ -10,6 +10,7 @@
 //! quoted whole, so that a message nobody foresaw still reaches the reader.
 
 mod container;
+mod disruption;
 mod events;
 mod image;
 mod pod;
@@ -21,7 +22,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Event;
 
-pub use pod::{Subject, deleted, facts, judge, timed_out};
+pub use pod::{
+    End, Subject, all_ready, deleted, end, facts, has_started, judge, timed_out, unwell,
+};
 pub use refusal::{Attempt, refusal};
 
 /// One cause and one remedy.

@@ -14,6 +14,8 @@ pub struct Subject<'a> {
     pub container: &'a str,
     /// Containers that must not end before the first step.
     pub services: &'a [String],
+    /// The container's program is the step itself, and its end no failure of the pod.
+    pub may_end: bool,
 }
 
 impl Subject<'_> {
@@ -33,6 +35,9 @@ pub fn judge(pod: &Pod, subject: Subject<'_>, evidence: &Evidence) -> Judgement 
     };
     if let Some(explanation) = disruption(status).or_else(|| by_reason(pod, status)) {
         return Judgement::Dead(explanation);
+    }
+    if subject.may_end && has_started(pod, subject.container) {
+        return Judgement::Running;
     }
     let mut worst = Judgement::Running;
     for (state, init) in statuses(status) {
@@ -215,6 +220,87 @@ fn event(event: &Event) -> String {
     )
 }
 
+/// Names of the containers whose log may tell why the pod is not ready.
+#[must_use]
+pub fn unwell(pod: &Pod, subject: Subject<'_>) -> Vec<String> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    statuses(status)
+        .filter(|(state, init)| {
+            let failed = container::exit_code(state).is_some_and(|code| code != 0 || !init);
+            (*init || subject.counts(&state.name))
+                && container::started(state)
+                && (failed || !(*init || state.ready))
+        })
+        .map(|(state, _)| state.name.clone())
+        .collect()
+}
+
+/// How a program stands that runs as a container of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// It has not ended.
+    None,
+    /// It exited, and what there is to say about that beside the code.
+    Exited(i32, Option<Explanation>),
+    /// It was ended from outside, so its exit code says nothing: a program that obeys SIGTERM
+    /// exits with 0.
+    Dead(Explanation),
+}
+
+/// How the program in a container ended. Success is what Kubernetes recorded as such, and nothing
+/// else.
+#[must_use]
+pub fn end(pod: &Pod, container: &str) -> End {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return End::Dead(deleted(Some(pod)));
+    }
+    let Some(status) = &pod.status else {
+        return End::None;
+    };
+    if let Some(explanation) = disruption(status).or_else(|| by_reason(pod, status)) {
+        return End::Dead(explanation);
+    }
+    let found = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find(|status| status.name == container);
+    let Some((found, code)) = found.and_then(|found| Some((found, container::exit_code(found)?)))
+    else {
+        return End::None;
+    };
+    let Judgement::Dead(explanation) = container::judge(pod, found, false, true) else {
+        return End::None;
+    };
+    match container::end_reason(found) {
+        "ContainerStatusUnknown" => End::Dead(explanation),
+        "OOMKilled" | "StartError" | "ContainerCannotRun" => End::Exited(code, Some(explanation)),
+        _ => End::Exited(code, None),
+    }
+}
+
+/// Whether a container runs, or ran.
+#[must_use]
+pub fn has_started(pod: &Pod, container: &str) -> bool {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
+    statuses
+        .filter(|status| status.name == container)
+        .any(container::started)
+}
+
+/// Whether the containers of these names are ready.
+#[must_use]
+pub fn all_ready(pod: &Pod, names: &[String]) -> bool {
+    pod.status
+        .as_ref()
+        .is_some_and(|status| names.iter().all(|name| ready(status, name)))
+}
+
 /// Every container's status; `true` for init containers.
 fn statuses(status: &PodStatus) -> impl Iterator<Item = (&ContainerStatus, bool)> {
     let init = status.init_container_statuses.iter().flatten();
@@ -224,14 +310,15 @@ fn statuses(status: &PodStatus) -> impl Iterator<Item = (&ContainerStatus, bool)
 }
 
 fn all_started(status: &PodStatus, subject: Subject<'_>) -> bool {
-    let ready = |name: &str| {
-        status
-            .container_statuses
-            .iter()
-            .flatten()
-            .any(|state| state.name == name && state.ready)
-    };
-    ready(subject.container) && subject.services.iter().all(|name| ready(name))
+    ready(status, subject.container) && subject.services.iter().all(|name| ready(status, name))
+}
+
+fn ready(status: &PodStatus, name: &str) -> bool {
+    status
+        .container_statuses
+        .iter()
+        .flatten()
+        .any(|state| state.name == name && state.ready)
 }
 
 fn scheduled(status: &PodStatus) -> bool {
@@ -257,121 +344,6 @@ fn worse(a: Judgement, b: Judgement) -> Judgement {
         }
     }
     if rank(&b) > rank(&a) { b } else { a }
-}
-
-/// Someone ends the pod, and Kubernetes says who (condition `DisruptionTarget`).
-fn disruption(status: &PodStatus) -> Option<Explanation> {
-    let condition = condition(status, "DisruptionTarget").filter(|found| found.status == "True")?;
-    let said = said(condition.message.as_deref());
-    let again = "run the job again";
-    let explanation = match condition.reason.as_deref().unwrap_or_default() {
-        "PreemptionByScheduler" => Explanation::new(
-            "Pod preempted",
-            format!("a pod of higher priority took its place{said}"),
-            "give job pods a `priorityClassName` in the hook template, or the cluster more room",
-        ),
-        "DeletionByTaintManager" => Explanation::new(
-            "Node tainted",
-            format!("the node was tainted so that pods must leave it{said}"),
-            format!("look at what happened to the node, then {again}"),
-        ),
-        "EvictionByEvictionAPI" => Explanation::new(
-            "Pod evicted",
-            format!("the pod was evicted, as when a node is drained{said}"),
-            format!(
-                "{again}; keep autoscalers away from running jobs with the annotation \
-                 `cluster-autoscaler.kubernetes.io/safe-to-evict: \"false\"` or a \
-                 PodDisruptionBudget"
-            ),
-        ),
-        "DeletionByPodGC" => Explanation::new(
-            "Node gone",
-            format!("the pod's node no longer exists{said}"),
-            format!("look for why the node went (a spot instance, an autoscaler), then {again}"),
-        ),
-        // The pod's own reason tells eviction for resources from a shutdown of the node.
-        "TerminationByKubelet" => by_pod_reason(status).unwrap_or_else(|| {
-            Explanation::new(
-                "Pod ended by its node",
-                format!("the node ended the pod{said}"),
-                format!("look at the node's memory, disk, and shutdowns, then {again}"),
-            )
-        }),
-        other => Explanation::new(
-            "Pod disrupted",
-            format!("the pod is being ended ({other}){said}"),
-            again,
-        ),
-    };
-    Some(explanation)
-}
-
-fn by_reason(pod: &Pod, status: &PodStatus) -> Option<Explanation> {
-    if status.phase.as_deref() == Some("Unknown") {
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        return Some(node_lost(node));
-    }
-    by_pod_reason(status)
-}
-
-fn node_lost(node: Option<&str>) -> Explanation {
-    Explanation::new(
-        "Node lost",
-        format!(
-            "node {} stopped reporting",
-            node.map_or_else(|| "of the pod".to_owned(), |node| format!("`{node}`"))
-        ),
-        "look at that node, then run the job again",
-    )
-}
-
-fn by_pod_reason(status: &PodStatus) -> Option<Explanation> {
-    let said = said(status.message.as_deref());
-    let explanation = match status.reason.as_deref()? {
-        "Evicted" => Explanation::new(
-            "Pod evicted",
-            format!("the node evicted the pod for lack of resources{said}"),
-            "give the containers in the hook template `resources` with true requests (memory, \
-             ephemeral-storage), or keep large files on a volume of their own",
-        ),
-        "Preempting" | "Preempted" => Explanation::new(
-            "Pod preempted",
-            format!("the node ended the pod for one that is critical{said}"),
-            "give the nodes more room, or job pods a `priorityClassName`",
-        ),
-        "NodeLost" => node_lost(None),
-        "NodeShutdown" | "Terminated" | "Shutdown" => Explanation::new(
-            "Node shut down",
-            format!("the node was shut down{said}"),
-            "run the job again",
-        ),
-        "DeadlineExceeded" => Explanation::new(
-            "Deadline exceeded",
-            format!("the pod ran longer than its `activeDeadlineSeconds`{said}"),
-            "raise or remove `activeDeadlineSeconds` in the hook template",
-        ),
-        "NodeAffinity" => Explanation::new(
-            "Node does not fit",
-            format!("the node refused the pod for its labels{said}"),
-            "correct `nodeSelector` or `affinity` in the hook template",
-        ),
-        reason @ ("UnexpectedAdmissionError" | "TopologyAffinityError") => Explanation::new(
-            "Node refused the pod",
-            format!("the node refused the pod ({reason}){said}"),
-            "look at the devices and the topology policy of that node, then run the job again",
-        ),
-        reason if reason.starts_with("OutOf") => Explanation::new(
-            "Node is full",
-            format!(
-                "the node refused the pod for lack of {}{said}",
-                &reason["OutOf".len()..]
-            ),
-            "ask for less in the hook template, run fewer runners per node, or use larger nodes",
-        ),
-        // `Completed` and the like say nothing that the containers do not say better.
-        _ => return None,
-    };
-    Some(explanation)
 }
 
 /// `: message`, or nothing.

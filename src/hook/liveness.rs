@@ -2,41 +2,106 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
+
+use super::api::Api;
+use super::output;
+use crate::cluster::{Cluster, ClusterError, NONCE};
+use crate::explain::{self, Evidence, Judgement, Subject};
+use crate::pod::names;
+use crate::spool::Nonce;
 use crate::spool::client::Liveness;
 
-/// How long an unreachable API server is borne with beside a silent supervisor.
+/// How long a silent supervisor is borne with when the API server cannot say why it is.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// How long one look may take: the step's log and its signals wait meanwhile.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Looks at the pod that runs the step.
 #[derive(Debug)]
 pub struct PodLiveness<'a> {
     namespace: &'a str,
     pod: &'a str,
+    nonce: &'a Nonce,
+    api: Option<Api>,
     since: Option<Instant>,
 }
 
 impl<'a> PodLiveness<'a> {
-    /// For the pod of that name.
+    /// For the pod of that name and nonce.
     #[must_use]
-    pub fn new(namespace: &'a str, pod: &'a str) -> Self {
+    pub fn new(namespace: &'a str, pod: &'a str, nonce: &'a Nonce) -> Self {
         Self {
             namespace,
             pod,
+            nonce,
+            api: None,
             since: None,
         }
+    }
+
+    fn look(&mut self) -> anyhow::Result<Option<Pod>> {
+        let api = match self.api.take() {
+            Some(api) => api,
+            None => Api::connect(Some(self.namespace))?,
+        };
+        let cluster: Cluster = api.cluster.patient(LOOK_PATIENCE);
+        let pod = api.run(cluster.get::<Pod>(self.pod));
+        self.api = Some(api);
+        Ok(pod?)
+    }
+
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let annotations = pod.metadata.annotations.as_ref();
+        annotations
+            .and_then(|all| all.get(NONCE))
+            .map(String::as_str)
+            == Some(self.nonce.as_str())
     }
 }
 
 impl Liveness for PodLiveness<'_> {
     fn examine(&mut self, silence: Duration) -> Option<String> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        (since.elapsed() >= PATIENCE).then(|| {
-            format!(
-                "the supervisor in pod `{}` of namespace `{}` has been silent for {} s",
-                self.pod,
-                self.namespace,
-                silence.as_secs()
-            )
-        })
+        let name = self.pod;
+        let seconds = silence.as_secs();
+        let patient = since.elapsed() < PATIENCE;
+        let pod = match self.look() {
+            Ok(pod) => pod,
+            Err(error) => {
+                let passing = error
+                    .downcast_ref::<ClusterError>()
+                    .is_some_and(ClusterError::is_unreachable);
+                return (!(passing && patient)).then(|| {
+                    format!(
+                        "the supervisor in pod `{name}` has been silent for {seconds} s, and the \
+                         pod cannot be examined: {error:#}"
+                    )
+                });
+            }
+        };
+        let Some(pod) = pod.filter(|pod| self.is_ours(pod)) else {
+            return Some(format!("pod `{name}` ended: {}", explain::deleted(None)));
+        };
+        let subject = Subject {
+            container: names::JOB_CONTAINER,
+            services: &[],
+            may_end: false,
+        };
+        let evidence = Evidence::default();
+        match explain::judge(&pod, subject, &evidence) {
+            Judgement::Dead(explanation) => {
+                for fact in explain::facts(&pod, &evidence) {
+                    output::quoted("pod", &fact);
+                }
+                Some(format!("pod `{name}` ended: {explanation}"))
+            }
+            // A node that is short of memory or of disk can halt everything for minutes.
+            _ if patient => None,
+            _ => Some(format!(
+                "the supervisor in pod `{name}` has been silent for {seconds} s although the pod \
+                 runs; see whether its node is overloaded and its work volume writable"
+            )),
+        }
     }
 }

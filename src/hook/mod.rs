@@ -1,12 +1,20 @@
 //! The runner's four commands, one file each.
 
+pub mod api;
+pub mod await_pod;
+pub mod cleanup_job;
 pub mod init;
+pub mod leftovers;
 pub mod liveness;
 pub mod output;
+pub mod prepare_job;
+pub mod run_container_step;
 pub mod run_script_step;
 pub mod step;
 pub mod step_files;
 pub mod step_log;
+pub mod surroundings;
+pub mod unwrapped;
 
 use std::io::Read as _;
 
@@ -39,9 +47,12 @@ pub fn run() -> anyhow::Result<u8> {
         output::warning(warning);
     }
     match request.command {
-        Command::RunScriptStep(step) => run_script_step::run(&config, step, &signals),
-        Command::PrepareJob(_) | Command::RunContainerStep(_) | Command::CleanupJob => {
-            anyhow::bail!("not yet")
+        Command::PrepareJob(job) => {
+            let response = request.response_file.as_deref();
+            prepare_job::run(&config, &job, response, &signals)
         }
+        Command::RunScriptStep(step) => run_script_step::run(&config, step, &signals),
+        Command::RunContainerStep(action) => run_container_step::run(&config, &action, &signals),
+        Command::CleanupJob => Ok(cleanup_job::run(&config)),
     }
 }

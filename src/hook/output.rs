@@ -4,6 +4,9 @@
 
 use std::io::Write;
 
+use crate::cluster::ClusterError;
+use crate::explain::Explanation;
+
 /// An annotation that the runner shows red. It does not fail the step; an exit code does.
 pub fn error(message: &str) {
     print(&format!("::error::{}", escape(message)));
@@ -15,9 +18,21 @@ pub fn titled_error(title: &str, message: &str) {
     print(&format!("::error title={title}::{}", escape(message)));
 }
 
-/// The end of a command that failed on the hook's own side: the whole chain, once.
+/// The end of a command that failed on the hook's own side: the whole chain, once, with a title
+/// where the cause has one.
 pub fn failure(error: &anyhow::Error) {
-    self::error(&format!("{error:#}"));
+    let title = error.chain().find_map(|cause| {
+        let explanation = cause.downcast_ref::<Explanation>();
+        let refusal = cause.downcast_ref::<ClusterError>();
+        explanation
+            .map(|found| found.title)
+            .or(refusal.map(ClusterError::title))
+    });
+    let message = format!("{error:#}");
+    match title {
+        Some(title) => titled_error(title, &message),
+        None => self::error(&message),
+    }
 }
 
 /// An annotation that the runner shows yellow.

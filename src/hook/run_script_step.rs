@@ -47,7 +47,7 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
     };
     let code = run.run(
         signals,
-        &mut crate::hook::liveness::PodLiveness::new(&job.namespace, &job.pod),
+        &mut crate::hook::liveness::PodLiveness::new(&job.namespace, &job.pod, &job.nonce),
     );
     memory.note_outcome("run_script_step", *code.as_ref().unwrap_or(&1));
     code
@@ -127,6 +127,8 @@ mod tests {
             working_directory: Some("/__w/r/r".to_owned()),
             foreign_user: false,
             user: Some((1001, 1001)),
+            address: None,
+            host_names: Vec::new(),
         }
     }
 

@@ -66,7 +66,7 @@ fn exit_code(ended: Result<Exit, StepError>, signals: &Signals) -> anyhow::Resul
     })
 }
 
-fn after_path_commands(code: u8, commands: &PathCommands, allowed: bool) -> u8 {
+pub(super) fn after_path_commands(code: u8, commands: &PathCommands, allowed: bool) -> u8 {
     if !commands.refused {
         return code;
     }
@@ -81,7 +81,7 @@ fn after_path_commands(code: u8, commands: &PathCommands, allowed: bool) -> u8 {
 }
 
 /// Whether the runner would obey `add-path` commands of this step.
-fn allows_unsecure_commands(config: &Config, environment: &Environment) -> bool {
+pub(super) fn allows_unsecure_commands(config: &Config, environment: &Environment) -> bool {
     config.allow_unsecure_commands
         || environment
             .get("ACTIONS_ALLOW_UNSECURE_COMMANDS")
@@ -89,7 +89,7 @@ fn allows_unsecure_commands(config: &Config, environment: &Environment) -> bool 
 }
 
 /// Standard output without the line buffer of [`io::stdout`], which copies every byte.
-fn stdout() -> anyhow::Result<std::fs::File> {
+pub(super) fn stdout() -> anyhow::Result<std::fs::File> {
     use std::os::fd::AsFd as _;
     let handle = io::stdout()
         .as_fd()

@@ -1,0 +1,232 @@
+//! Waiting for a pod: told by its own files, or by the API server that it will never come.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::output;
+use crate::cluster::{Cluster, ClusterError, LogSource, jitter};
+use crate::explain::{self, Evidence, Explanation, Judgement, Subject};
+
+/// How often the pod's files are looked at. A look costs microseconds, and what it finds late the
+/// job starts late.
+const TICK: Duration = Duration::from_millis(20);
+/// How often the API server is asked, at first and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// A pod that is slower than this is worth asking its events, and a line in the log.
+const SLOW: Duration = Duration::from_secs(4);
+/// How often the log says again what is awaited.
+const REPEAT: Duration = Duration::from_secs(30);
+/// How long one look is tried again: the next one is as good.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// Lines of a dead container's log that are shown.
+const TAIL: u32 = 30;
+
+/// What has come so far.
+#[derive(Debug)]
+pub enum Progress<T> {
+    /// Nothing.
+    None,
+    /// All but what the API server has to tell: it is asked more often.
+    Almost,
+    /// Everything.
+    Arrived(T),
+}
+
+/// A pod that was created and is awaited.
+#[derive(Debug)]
+pub struct PodWait<'a> {
+    cluster: Cluster,
+    name: &'a str,
+    subject: Subject<'a>,
+    timeout: Duration,
+    started: Instant,
+    pod: Option<Pod>,
+    evidence: Evidence,
+    trouble: Option<ClusterError>,
+    failing: Option<(Instant, Duration)>,
+    announced: Option<(&'static str, Instant)>,
+}
+
+type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen, ClusterError>> + 'a>>;
+
+struct Seen {
+    pod: Option<Pod>,
+    evidence: Option<Evidence>,
+}
+
+impl<'a> PodWait<'a> {
+    /// Waits for the pod of that name, as it was created.
+    #[must_use]
+    pub fn new(cluster: &Cluster, name: &'a str, subject: Subject<'a>, timeout: Duration) -> Self {
+        Self {
+            cluster: cluster.patient(LOOK_PATIENCE),
+            name,
+            subject,
+            timeout,
+            started: Instant::now(),
+            pod: None,
+            evidence: Evidence::default(),
+            trouble: None,
+            failing: None,
+            announced: None,
+        }
+    }
+
+    /// The pod as it was last seen.
+    #[must_use]
+    pub fn pod(&self) -> Option<&Pod> {
+        self.pod.as_ref()
+    }
+
+    /// Waits until `look_at` has what it wants of the pod as it was last seen, if it was.
+    ///
+    /// # Errors
+    /// It will never come, and why; the pod's facts are in the log then.
+    pub async fn until<T>(
+        &mut self,
+        mut look_at: impl FnMut(Option<&Pod>) -> anyhow::Result<Progress<T>>,
+    ) -> anyhow::Result<T> {
+        let cluster = self.cluster.clone();
+        let name = self.name;
+        let mut gap = FIRST_LOOK;
+        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, false));
+        loop {
+            let progress = look_at(self.pod.as_ref())?;
+            match progress {
+                Progress::Arrived(arrived) => return Ok(arrived),
+                Progress::Almost => gap = FIRST_LOOK,
+                Progress::None => {}
+            }
+            if self.started.elapsed() >= self.timeout {
+                return Err(self.timed_out().await);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                seen = &mut look => {
+                    if let Err(explanation) = self.learn(seen)? {
+                        return Err(self.report(explanation).await);
+                    }
+                    gap = (gap * 2).min(LAST_LOOK);
+                    let slow = self.started.elapsed() >= SLOW;
+                    look = Box::pin(look_after(&cluster, name, gap, slow));
+                }
+            }
+        }
+    }
+
+    /// Takes in what was seen: an explanation when it is over, an error when it is not to be seen.
+    fn learn(
+        &mut self,
+        seen: Result<Seen, ClusterError>,
+    ) -> Result<Result<(), Explanation>, ClusterError> {
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(error) if error.is_unreachable() => {
+                // The pod's own files may still come.
+                self.trouble = Some(error);
+                return Ok(Ok(()));
+            }
+            Err(error) => return Err(error),
+        };
+        self.trouble = None;
+        if let Some(evidence) = seen.evidence {
+            self.evidence = evidence;
+        }
+        let Some(pod) = seen.pod else {
+            return Ok(Err(explain::deleted(self.pod.as_ref())));
+        };
+        let judgement = explain::judge(&pod, self.subject, &self.evidence);
+        self.pod = Some(pod);
+        match judgement {
+            Judgement::Dead(explanation) => return Ok(Err(explanation)),
+            Judgement::Failing(explanation, grace) => {
+                let (since, least) = *self.failing.get_or_insert((Instant::now(), grace));
+                let grace = least.min(grace);
+                self.failing = Some((since, grace));
+                if since.elapsed() >= grace {
+                    return Ok(Err(explanation));
+                }
+                let left = grace.saturating_sub(since.elapsed()).as_secs() + 1;
+                self.announce(
+                    &explanation,
+                    &format!(" (fails in {left} s unless it passes)"),
+                );
+            }
+            Judgement::Waiting(Some(explanation)) => {
+                self.failing = None;
+                if self.started.elapsed() >= SLOW {
+                    self.announce(&explanation, "");
+                }
+            }
+            Judgement::Waiting(None) | Judgement::Running => self.failing = None,
+        }
+        Ok(Ok(()))
+    }
+
+    /// One line when there is something new to say, and now and then while there is not.
+    fn announce(&mut self, explanation: &Explanation, note: &str) {
+        let known = self
+            .announced
+            .is_some_and(|(title, since)| title == explanation.title && since.elapsed() < REPEAT);
+        if !known {
+            self.announced = Some((explanation.title, Instant::now()));
+            output::line(&format!(
+                "Waiting for pod `{}`: {}{note}",
+                self.name, explanation.cause
+            ));
+        }
+    }
+
+    async fn timed_out(&mut self) -> anyhow::Error {
+        if let Some(trouble) = self.trouble.take() {
+            return trouble.into();
+        }
+        if let Some(pod) = &self.pod {
+            self.evidence = self.cluster.evidence(pod).await;
+        }
+        let explanation = explain::timed_out(
+            self.pod.as_ref(),
+            self.subject,
+            &self.evidence,
+            self.started.elapsed(),
+        );
+        self.report(explanation).await
+    }
+
+    /// Puts the pod's facts and the last words of its containers into the log.
+    async fn report(&self, explanation: Explanation) -> anyhow::Error {
+        if let Some(pod) = &self.pod {
+            for fact in explain::facts(pod, &self.evidence) {
+                output::quoted("pod", &fact);
+            }
+            for container in explain::unwell(pod, self.subject) {
+                let source = LogSource {
+                    pod: self.name,
+                    container: &container,
+                };
+                let tail = self.cluster.log_tail(source, TAIL).await;
+                output::quoted(&format!("log of {container}"), &tail);
+            }
+        }
+        anyhow::Error::new(explanation).context(format!("start pod `{}`", self.name))
+    }
+}
+
+async fn look_after(
+    cluster: &Cluster,
+    name: &str,
+    pause: Duration,
+    slow: bool,
+) -> Result<Seen, ClusterError> {
+    tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0)).await;
+    let pod = cluster.get::<Pod>(name).await?;
+    let evidence = match &pod {
+        Some(pod) if slow => Some(cluster.evidence(pod).await),
+        _ => None,
+    };
+    Ok(Seen { pod, evidence })
+}

@@ -1,0 +1,68 @@
+//! `cleanup_job`: nothing of the job stays.
+//!
+//! It may be called twice, for a job that was never prepared, or while the API server is away; a
+//! failure would turn a green job red, so it only ever warns. It does not wait for the pods' end:
+//! the next `prepare_job` of the same runner does, and where there is none, ARC deletes the runner
+//! pod, to which everything belongs.
+
+use std::time::Duration;
+
+use super::api::Api;
+use super::leftovers::Leftovers;
+use super::output;
+use crate::config::Config;
+use crate::pod::names;
+use crate::record::Memory;
+use crate::spool::JobTree;
+
+/// How long an API server that is away is waited for. The runner may be given 60 s in all after a
+/// cancel.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the tree's removal is tried: processes of the job may still write while they end.
+const TRIES: u32 = 20;
+
+/// Removes what the job left. The exit code is always 0.
+#[must_use]
+pub fn run(config: &Config) -> u8 {
+    let memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
+    let namespace = memory
+        .job()
+        .ok()
+        .flatten()
+        .map(|job| job.namespace)
+        .or_else(|| config.namespace.clone());
+    if let Err(error) = remove_from_cluster(config, namespace.as_deref()) {
+        output::warning(&format!("{error:#}; what is left goes with the runner pod"));
+    }
+    if let Err(error) = memory.remove() {
+        output::warning(&format!("{error:#}"));
+    }
+    remove_tree(config);
+    0
+}
+
+fn remove_from_cluster(config: &Config, namespace: Option<&str>) -> anyhow::Result<()> {
+    let api = Api::connect(namespace)?;
+    let cluster = api.cluster.patient(PATIENCE);
+    api.run(async {
+        let leftovers = Leftovers::find(&cluster, &config.pod_name).await?;
+        leftovers.delete(&cluster).await?;
+        Ok(())
+    })
+}
+
+fn remove_tree(config: &Config) {
+    let mut outcome = JobTree::remove_all(&config.paths);
+    for _ in 1..TRIES {
+        match &outcome {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(Duration::from_millis(100));
+                outcome = JobTree::remove_all(&config.paths);
+            }
+            _ => break,
+        }
+    }
+    if let Err(error) = outcome {
+        output::warning(&format!("{error}; the next job of this runner tries again"));
+    }
+}

@@ -1,0 +1,353 @@
+//! `prepare_job`: the job's pod, from nothing to ready.
+
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+
+use super::api::{Api, Ended};
+use super::await_pod::{PodWait, Progress};
+use super::leftovers::Leftovers;
+use super::output;
+use super::surroundings::{self, Surroundings};
+use crate::cluster::{self, Cluster};
+use crate::config::{Config, WorkVolume};
+use crate::explain::{self, Subject};
+use crate::pod::{self, Identity, Plan, RunnerPod, SpecError, Template, User, names};
+use crate::protocol::{ContainerContext, Context, PrepareJob, Response, State};
+use crate::record::{JobRecord, Memory};
+use crate::spool::signals::Signals;
+use crate::spool::{JobTree, Nonce, Ready, client};
+
+/// How long the removal of an unfinished job may take: the runner kills 10 s after its first
+/// signal, and `cleanup_job` follows anyway.
+const UNDO: Duration = Duration::from_secs(5);
+
+/// Prepares the job, and returns the exit code.
+///
+/// # Errors
+/// The pod could not be built, created, or did not become ready; nothing of it is left then.
+pub fn run(
+    config: &Config,
+    request: &PrepareJob,
+    response: Option<&Path>,
+    signals: &Signals,
+) -> anyhow::Result<u8> {
+    let response = existing(response)?;
+    if request.container.is_none() {
+        return Err(SpecError::NoJobContainer.into());
+    }
+    let template = surroundings::template(config)?;
+    let nonce = Nonce::random().context("make a name for the job's directory")?;
+    let api = Api::connect(config.namespace.as_deref())?;
+    let job = Preparation {
+        config,
+        request,
+        template: &template,
+        nonce: &nonce,
+        memory: Memory::of(&config.paths.state, &names::job_pod(&config.pod_name)),
+        cluster: &api.cluster,
+        made: RefCell::new(Made::default()),
+    };
+    let ended = api.run_unless_signalled(signals, job.prepare());
+    let failure = match ended {
+        Ended::Done(Ok(answer)) => match answer.write(response) {
+            Ok(()) => return Ok(0),
+            Err(error) => Err(error),
+        },
+        Ended::Done(Err(error)) => Err(error),
+        Ended::Signal(signal) => {
+            output::line("Cancelled; removing what was prepared");
+            Ok(128 + signal)
+        }
+    };
+    api.run(job.undo());
+    failure
+}
+
+/// The response file, which must exist before anything is made.
+fn existing(response: Option<&Path>) -> anyhow::Result<&Path> {
+    let path = response.context(
+        "read the request: field `responseFile` is missing; the runner names a file there",
+    )?;
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .with_context(|| {
+            format!(
+                "open the response file `{}`: the runner creates it before each call",
+                path.display()
+            )
+        })?;
+    Ok(path)
+}
+
+struct Preparation<'a> {
+    config: &'a Config,
+    request: &'a PrepareJob,
+    template: &'a Template,
+    nonce: &'a Nonce,
+    memory: Memory,
+    cluster: &'a Cluster,
+    made: RefCell<Made>,
+}
+
+/// What must be removed when the job cannot be prepared. Each part is noted before it is made: a
+/// signal may come between the request and the answer.
+#[derive(Default)]
+struct Made {
+    pod: Option<String>,
+    secrets: Vec<String>,
+    directories: bool,
+    copy: Option<Child>,
+}
+
+impl Preparation<'_> {
+    async fn prepare(&self) -> anyhow::Result<Response> {
+        if self.config.work_volume == WorkVolume::Copy {
+            bail!(
+                "prepare the job: `ARC_HOOK_WORK` is `copy`, which this version does not have; use \
+                 `shared`"
+            );
+        }
+        let (around, leftovers) = tokio::join!(
+            Surroundings::look(self.cluster, self.config, self.template),
+            Leftovers::find(self.cluster, &self.config.pod_name)
+        );
+        let around = around?;
+        leftovers?.replace(self.cluster).await?;
+        let plan = pod::job(&around.inputs(self.nonce), self.request)?;
+        for warning in &plan.warnings {
+            output::warning(warning);
+        }
+        self.forget_earlier()?;
+        let tree = around.make_tree(&plan, self.nonce)?;
+        let mut record = JobRecord {
+            nonce: self.nonce.clone(),
+            pod: plan.name.clone(),
+            namespace: self.cluster.namespace().to_owned(),
+            environment: plan.environment.clone(),
+            working_directory: plan.working_directory.clone(),
+            foreign_user: tree.foreign_user(),
+            user: None,
+            address: None,
+            host_names: plan.host_names.clone(),
+        };
+        // Before the pod exists, so that whoever finds the one finds the other.
+        self.memory.save(&record)?;
+        self.create(&plan).await?;
+        self.copy_externals(&tree)?;
+        let (ready, pod) = self.wait(&plan, &tree).await?;
+        check_user(&plan, &ready, around.identity.uid)?;
+        record.user = Some((ready.uid, ready.gid));
+        record.address = pod.and_then(|pod| pod.status?.pod_ip);
+        self.memory.save(&record)?;
+        tell(&plan, around.runner.as_ref(), &ready);
+        Ok(answer(&plan, &ready))
+    }
+
+    /// Removes the memory and the directories of an earlier job.
+    fn forget_earlier(&self) -> anyhow::Result<()> {
+        self.memory.remove()?;
+        if let Err(error) = JobTree::remove_all(&self.config.paths) {
+            // Files of another user; they only take room.
+            output::warning(&format!("remove what an earlier job left: {error}"));
+        }
+        self.made.borrow_mut().directories = true;
+        Ok(())
+    }
+
+    async fn create(&self, plan: &Plan) -> anyhow::Result<()> {
+        // The kubelet waits for seconds when it misses a secret that comes a moment later.
+        for secret in &plan.secrets {
+            if let Some(name) = &secret.metadata.name {
+                self.made.borrow_mut().secrets.push(name.clone());
+            }
+            self.cluster
+                .create::<Secret>(secret, self.nonce.as_str())
+                .await?;
+        }
+        self.made.borrow_mut().pod = Some(plan.name.clone());
+        self.cluster
+            .create::<Pod>(&plan.pod, self.nonce.as_str())
+            .await?;
+        Ok(())
+    }
+
+    /// Starts the copy of node and its like beside the starting pod. It outlives this process.
+    fn copy_externals(&self, tree: &JobTree) -> anyhow::Result<()> {
+        use std::os::unix::process::CommandExt as _;
+        let program = std::env::current_exe().context("find this program itself")?;
+        let child = std::process::Command::new(program)
+            .args(["init", "externals", "--from"])
+            .arg(&self.config.paths.externals)
+            .arg("--to")
+            .arg(tree.externals())
+            .arg("--state")
+            .arg(&self.config.paths.state)
+            .arg("--job-pod")
+            .arg(names::job_pod(&self.config.pod_name))
+            // Above all without `RUNNER_TRACKING_ID`, by which the runner finds what to kill.
+            .env_clear()
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start the copy of the runner's `externals`")?;
+        self.made.borrow_mut().copy = Some(child);
+        Ok(())
+    }
+
+    async fn wait(&self, plan: &Plan, tree: &JobTree) -> anyhow::Result<(Ready, Option<Pod>)> {
+        let spool = tree.spool()?;
+        let services: Vec<String> = plan
+            .services
+            .iter()
+            .map(|service| service.container.clone())
+            .collect();
+        let subject = Subject {
+            container: names::JOB_CONTAINER,
+            services: &services,
+            may_end: false,
+        };
+        let mut wait = PodWait::new(
+            self.cluster,
+            &plan.name,
+            subject,
+            self.config.prepare_timeout,
+        );
+        let mut ready = None;
+        let ready = wait
+            .until(|pod| {
+                if ready.is_none() {
+                    ready = client::ready(&spool, self.nonce)?;
+                }
+                let services = services.is_empty()
+                    || pod.is_some_and(|pod| explain::all_ready(pod, &services));
+                Ok(match (&ready, services) {
+                    (None, _) => Progress::None,
+                    (Some(_), false) => Progress::Almost,
+                    (Some(ready), true) => Progress::Arrived(ready.clone()),
+                })
+            })
+            .await?;
+        Ok((ready, wait.pod().cloned()))
+    }
+
+    /// Removes what an unfinished preparation made. What cannot be removed now `cleanup_job`
+    /// finds by its label.
+    async fn undo(&self) {
+        let made = self.made.take();
+        if let Some(mut copy) = made.copy {
+            let _ = copy.kill();
+            let _ = copy.wait();
+        }
+        let cluster = self.cluster.patient(UNDO);
+        let removed = tokio::time::timeout(UNDO, async {
+            if let Some(pod) = &made.pod {
+                let uid = self.uid_of(&cluster, pod).await?;
+                if uid.is_some() {
+                    cluster.delete::<Pod>(pod, uid.as_deref(), Some(1)).await?;
+                }
+            }
+            for secret in &made.secrets {
+                cluster.delete::<Secret>(secret, None, None).await?;
+            }
+            anyhow::Ok(())
+        })
+        .await;
+        if !matches!(removed, Ok(Ok(()))) {
+            output::debug("what was prepared could not be removed; `cleanup_job` will");
+        }
+        if made.directories {
+            let _ = JobTree::remove_all(&self.config.paths);
+            let _ = self.memory.remove();
+        }
+    }
+
+    /// The uid of the pod if it is the one this call made: its creation may have been cut off.
+    async fn uid_of(&self, cluster: &Cluster, name: &str) -> anyhow::Result<Option<String>> {
+        let found = cluster.get::<Pod>(name).await?;
+        let ours = found.filter(|pod| cluster::has_nonce(pod, self.nonce.as_str()));
+        Ok(ours.and_then(|pod| pod.metadata.uid))
+    }
+}
+
+/// The user is what was asked for, or the log says so.
+fn check_user(plan: &Plan, ready: &Ready, own: u32) -> anyhow::Result<()> {
+    match plan.user {
+        User::Image if ready.uid != own => output::warning(&format!(
+            "the job runs as user {} of its image and the runner as user {own}: neither may \
+             change the other's files; set the annotation `arc-hook/run-as: runner` in a hook \
+             template",
+            ready.uid
+        )),
+        User::Runner(Identity { uid, .. }) | User::Fixed { uid, .. } if ready.uid != uid => {
+            bail!(
+                "prepare the job: its container runs as user {} instead of {uid}; see what \
+                 changes pods on their way into the cluster (an admission webhook)",
+                ready.uid
+            )
+        }
+        _ => {}
+    }
+    for (path, _) in ready.writable.iter().filter(|(_, writable)| !**writable) {
+        output::warning(&format!(
+            "user {} of the job cannot write `{path}`; give that volume to this user (for a \
+             clone: its parent), or set `arc-hook/run-as` in the hook template",
+            ready.uid
+        ));
+    }
+    Ok(())
+}
+
+/// One line each for user and work volume.
+fn tell(plan: &Plan, runner: Option<&RunnerPod>, ready: &Ready) {
+    let whose = match plan.user {
+        User::Runner(_) => "the runner's",
+        User::Image => "the image's",
+        User::Fixed { .. } => "as configured",
+    };
+    let name = ready.user_name.as_deref().map_or_else(
+        || "without an entry in the image's /etc/passwd".to_owned(),
+        |name| format!("`{name}`"),
+    );
+    output::line(&format!(
+        "User: {}:{} ({whose}), {name}",
+        ready.uid, ready.gid
+    ));
+    let node = runner
+        .and_then(|runner| runner.node.as_deref())
+        .map_or_else(String::new, |node| format!(", on node `{node}`"));
+    output::line(&format!(
+        "Work volume: shared between runner and pod `{}`{node}",
+        plan.name
+    ));
+}
+
+fn answer(plan: &Plan, ready: &Ready) -> Response {
+    let services = plan.services.iter().map(|service| ContainerContext {
+        id: Some(service.container.clone()),
+        image: service.image.clone(),
+        ports: service.ports.clone(),
+    });
+    Response {
+        state: State {
+            job_pod: plan.name.clone(),
+        },
+        context: Context {
+            container: Some(ContainerContext {
+                id: Some(plan.name.clone()),
+                image: plan.image.clone(),
+                ports: plan.ports.clone(),
+            }),
+            services: services.collect(),
+        },
+        is_alpine: ready.is_alpine(),
+    }
+}

@@ -1,0 +1,250 @@
+//! `run_container_step`: a container action in a pod of its own.
+//!
+//! With an entry point it runs under a supervisor, through a spool of its own, exactly as a script
+//! step does. Without one nobody outside knows what the image starts: it runs as it is, and the
+//! API server tells its log and its end.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+
+use super::api::{Api, Ended};
+use super::await_pod::{PodWait, Progress};
+use super::liveness::PodLiveness;
+use super::output;
+use super::run_script_step::arguments;
+use super::step::{self, StepRun};
+use super::step_files::StepFiles;
+use super::step_log::StepLog;
+use super::surroundings::{self, Surroundings};
+use super::unwrapped::Unwrapped;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::explain::{self, Subject};
+use crate::pod::{self, Identity, JobFacts, Plan, names};
+use crate::protocol::Container;
+use crate::record::{JobRecord, Memory};
+use crate::spool::signals::Signals;
+use crate::spool::{JobTree, Nonce, StepRequest, client};
+
+/// How long the removal of the action's pod may take: the runner kills 10 s after its first
+/// signal, and what is left `cleanup_job` finds.
+const DISCARD: Duration = Duration::from_secs(2);
+/// How long a cancelled program may take to end and to say its last words.
+const CANCEL: Duration = Duration::from_secs(4);
+
+/// Runs the action and returns its exit code.
+///
+/// # Errors
+/// The pod could not be built, created, or did not start, or its end is not known.
+pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::Result<u8> {
+    let job_memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
+    // A job that was never ready cannot lend its directories; the action runs on its own then.
+    let job = job_memory.job()?.filter(|job| job.user.is_some());
+    let template = surroundings::template(config)?;
+    let nonce = Nonce::random().context("make a name for the action's directory")?;
+    let namespace = job.as_ref().map(|job| job.namespace.as_str());
+    let api = Api::connect(namespace.or(config.namespace.as_deref()))?;
+    let around = match api
+        .run_unless_signalled(signals, Surroundings::look(&api.cluster, config, &template))
+    {
+        Ended::Done(around) => around?,
+        Ended::Signal(signal) => return Ok(128 + signal),
+    };
+    let plan = pod::container_step(
+        &around.inputs(&nonce),
+        request,
+        job.as_ref().and_then(facts).as_ref(),
+    )?;
+    for warning in &plan.warnings {
+        output::warning(warning);
+    }
+    let memory = match &job {
+        Some(_) => job_memory,
+        None => Memory::of(&config.paths.state, &plan.name),
+    };
+    let action = Action {
+        config,
+        request,
+        plan: &plan,
+        nonce: &nonce,
+        api: &api,
+        memory: &memory,
+    };
+    let code = action.run(&around, job.as_ref(), signals);
+    action.discard();
+    if job.is_some() {
+        memory.note_outcome("run_container_step", *code.as_ref().unwrap_or(&1));
+    } else {
+        let _ = memory.remove();
+    }
+    code
+}
+
+/// What the action's pod shares with the job's.
+fn facts(job: &JobRecord) -> Option<JobFacts> {
+    let (uid, gid) = job.user?;
+    Some(JobFacts {
+        nonce: job.nonce.to_string(),
+        user: Identity { uid, gid },
+        address: job.address.clone(),
+        host_names: job.host_names.clone(),
+    })
+}
+
+struct Action<'a> {
+    config: &'a Config,
+    request: &'a Container,
+    plan: &'a Plan,
+    nonce: &'a Nonce,
+    api: &'a Api,
+    memory: &'a Memory,
+}
+
+impl Action<'_> {
+    fn run(
+        &self,
+        around: &Surroundings<'_>,
+        job: Option<&JobRecord>,
+        signals: &Signals,
+    ) -> anyhow::Result<u8> {
+        self.memory.begin()?;
+        let own = around.make_tree(self.plan, self.nonce)?;
+        let jobs = job
+            .map(|job| JobTree::open(&self.config.paths, &job.nonce, job.foreign_user))
+            .transpose()
+            .context("open the job's directory on the work volume")?;
+        let files = jobs.as_ref().unwrap_or(&own);
+        if self.plan.supervised {
+            self.supervised(&own, files, signals)
+        } else {
+            self.unwrapped(files, signals)
+        }
+    }
+
+    /// Creates the pod.
+    async fn create(&self) -> anyhow::Result<()> {
+        let cluster = &self.api.cluster;
+        for secret in &self.plan.secrets {
+            cluster
+                .create::<Secret>(secret, self.nonce.as_str())
+                .await?;
+        }
+        cluster
+            .create::<Pod>(&self.plan.pod, self.nonce.as_str())
+            .await?;
+        Ok(())
+    }
+
+    fn supervised(&self, own: &JobTree, files: &JobTree, signals: &Signals) -> anyhow::Result<u8> {
+        let program = self.request.entry_point.as_deref().unwrap_or_default();
+        let request = StepRequest {
+            argv: arguments(program, &self.request.entry_point_args)?,
+            environment: self.plan.environment.clone(),
+            path: Vec::new(),
+            directory: self.plan.working_directory.clone(),
+        };
+        let spool = own.spool()?;
+        let started = self.api.run_unless_signalled(signals, async {
+            self.create().await?;
+            let mut wait = self.wait(false);
+            wait.until(|_| {
+                let ready = client::ready(&spool, self.nonce)?;
+                Ok(ready.map_or(Progress::None, Progress::Arrived))
+            })
+            .await
+        });
+        match started {
+            Ended::Signal(signal) => return Ok(128 + signal),
+            Ended::Done(ready) => drop(ready?),
+        }
+        let step = StepRun {
+            config: self.config,
+            memory: self.memory,
+            files,
+            spool,
+            request,
+        };
+        let cluster = &self.api.cluster;
+        let mut liveness = PodLiveness::new(cluster.namespace(), &self.plan.name, self.nonce);
+        step.run(signals, &mut liveness)
+    }
+
+    fn unwrapped(&self, files: &JobTree, signals: &Signals) -> anyhow::Result<u8> {
+        let cluster = &self.api.cluster;
+        let crossing = StepFiles::copy_in(self.config, self.memory, files, &[])?;
+        let environment = &self.request.environment_variables;
+        let allowed = step::allows_unsecure_commands(self.config, environment);
+        let mut log = StepLog::new(step::stdout()?, allowed);
+        let mut program = Unwrapped::new(cluster, &self.plan.name);
+        let ended = self.api.run_unless_signalled(signals, async {
+            self.create().await?;
+            let mut wait = self.wait(true);
+            wait.until(|pod| {
+                let started =
+                    pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
+                Ok(if started {
+                    Progress::Arrived(())
+                } else {
+                    Progress::None
+                })
+            })
+            .await?;
+            program.follow(&mut log).await
+        });
+        let ended = match ended {
+            Ended::Done(ended) => ended.map(|code| u8::try_from(code & 0xff).unwrap_or(1)),
+            Ended::Signal(signal) => {
+                self.api.run(program.cancel(&mut log, CANCEL));
+                Ok(128 + signal)
+            }
+        };
+        let commands = log.finish();
+        let entries = crossing.copy_out();
+        let code = ended?;
+        let commands = commands.context("hand the log to the runner")?;
+        let mut entries = entries?;
+        entries.extend(commands.entries.iter().cloned());
+        self.memory.add_path(&entries)?;
+        Ok(step::after_path_commands(code, &commands, allowed))
+    }
+
+    /// `may_end`: the container's own program is what runs in it.
+    fn wait(&self, may_end: bool) -> PodWait<'_> {
+        let subject = Subject {
+            container: names::JOB_CONTAINER,
+            services: &[],
+            may_end,
+        };
+        PodWait::new(
+            &self.api.cluster,
+            &self.plan.name,
+            subject,
+            self.config.prepare_timeout,
+        )
+    }
+
+    /// Removes pod, secrets and directories of the action.
+    fn discard(&self) {
+        let cluster: Cluster = self.api.cluster.patient(DISCARD);
+        let removed = self.api.run(tokio::time::timeout(DISCARD, async {
+            // The name is random, so whatever bears it is ours.
+            cluster
+                .delete::<Pod>(&self.plan.name, None, Some(1))
+                .await?;
+            for secret in &self.plan.secrets {
+                if let Some(name) = &secret.metadata.name {
+                    cluster.delete::<Secret>(name, None, None).await?;
+                }
+            }
+            anyhow::Ok(())
+        }));
+        if !matches!(removed, Ok(Ok(()))) {
+            output::debug("the action's pod could not be deleted; `cleanup_job` will");
+        }
+        if let Err(error) = JobTree::remove(&self.config.paths, self.nonce) {
+            output::debug(&format!("{error}; `cleanup_job` tries again"));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What pods are built from, besides the request; and what must be there before they are.
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::output;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::pod::{Identity, Inputs, Plan, RunnerPod, Template, User};
+use crate::spool::directory::Directory;
+use crate::spool::{JobTree, Nonce, StepRequest};
+
+/// Everything that a pod depends on.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The hook's configuration.
+    pub config: &'a Config,
+    /// The runner's own pod, if this process runs in one.
+    pub runner: Option<RunnerPod>,
+    /// The platform engineer's template.
+    pub template: &'a Template,
+    /// User and group of this process.
+    pub identity: Identity,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Reads the runner's own pod.
+    pub async fn look(
+        cluster: &Cluster,
+        config: &'a Config,
+        template: &'a Template,
+    ) -> anyhow::Result<Self> {
+        let found: Option<Pod> = cluster.get(&config.pod_name).await?;
+        if found.is_none() {
+            output::warning(&format!(
+                "there is no pod `{}` in namespace `{}`: this hook runs outside of a pod, so its \
+                 pods have no owner that they would go with, and no node that they must be on",
+                config.pod_name,
+                cluster.namespace()
+            ));
+        }
+        Ok(Self {
+            config,
+            runner: found.map(|pod| RunnerPod::from_pod(&pod, config)),
+            template,
+            identity: Identity {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            },
+        })
+    }
+
+    /// The arguments of the pure functions that build pods.
+    #[must_use]
+    pub fn inputs<'i>(&'i self, nonce: &'i Nonce) -> Inputs<'i> {
+        Inputs {
+            config: self.config,
+            runner: self.runner.as_ref(),
+            template: self.template,
+            nonce: nonce.as_str(),
+            identity: self.identity,
+        }
+    }
+
+    /// Whether the container may run as another user than this process.
+    #[must_use]
+    pub fn is_foreign(&self, user: User) -> bool {
+        match user {
+            User::Runner(identity) => identity.uid != self.identity.uid,
+            User::Fixed { uid, .. } => uid != self.identity.uid,
+            // Known only when it runs.
+            User::Image => true,
+        }
+    }
+
+    /// Makes the pod's directories on the work volume.
+    pub fn make_tree(&self, plan: &Plan, nonce: &Nonce) -> anyhow::Result<JobTree> {
+        let foreign_user = self.is_foreign(plan.user);
+        let tree = JobTree::create(&self.config.paths, nonce, foreign_user)
+            .context("make the pod's directories on the work volume")?;
+        self.make_directories(plan, foreign_user)?;
+        if !plan.companion.is_empty() {
+            tree.set_entry(&StepRequest {
+                argv: plan.companion.clone(),
+                environment: plan.environment.clone(),
+                path: Vec::new(),
+                directory: plan.working_directory.clone(),
+            })?;
+        }
+        Ok(tree)
+    }
+
+    /// Makes the directories of the workflow's own `volumes:`. No part of them may be a link, since
+    /// the kubelet would follow it.
+    fn make_directories(&self, plan: &Plan, foreign_user: bool) -> anyhow::Result<()> {
+        for path in &plan.directories {
+            let mut directory = Directory::open(&self.config.paths.work)?;
+            let mut parts = path.iter().peekable();
+            while let Some(part) = parts.next() {
+                let name = part.to_string_lossy();
+                directory = if foreign_user && parts.peek().is_none() {
+                    directory.make(&name, 0o777)
+                } else {
+                    directory.ensure(&name, 0o755)
+                }
+                .with_context(|| format!("make the source of a volume, `{}`", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The platform engineer's template, if one is configured.
+pub fn template(config: &Config) -> anyhow::Result<Template> {
+    let Some(path) = &config.template else {
+        return Ok(Template::none());
+    };
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "read the hook template `{}`, which `ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE` names; see \
+             that the ConfigMap is mounted into the runner's container",
+            path.display()
+        )
+    })?;
+    Template::parse(&text).with_context(|| format!("use the hook template `{}`", path.display()))
+}
