@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition, PodStatus};
 
+use super::disruption::{by_pod_reason, by_reason, disruption};
 use super::{EVENTS_HINT, Evidence, Explanation, Judgement, container, events, quote, scheduling};
 
 /// What the hook waits for in a pod.
