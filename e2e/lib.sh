@@ -262,10 +262,10 @@ await() {
 # stop_daemon NAME [SIGNAL [SECONDS]]: the signal, then SIGKILL to it and to all that
 # it left behind (the containers' shims, for one).
 stop_daemon() {
-  local name=$1 signal=${2:-KILL} limit=${3:-5} pid _
+  local name=$1 signal=${2:-KILL} limit=${3:-5} pid tries
   if pid=$(daemon_pid "$name"); then
     kill -s "$signal" "$pid" 2>/dev/null || true
-    for ((_ = 0; _ < limit * 20; _++)); do
+    for ((tries = 0; tries < limit * 20; tries++)); do
       daemon_alive "$name" || break
       sleep 0.05
     done
@@ -315,10 +315,12 @@ mounts_below() {
 }
 
 unmount_below() {
-  local point
+  local point begin
   mounts_below "$1" | while read -r point; do
+    begin=$SECONDS
     # A file system whose daemon is dead, or that a stranger uses, is detached.
     timeout 10 umount -- "$point" 2>/dev/null || umount -l -- "$point" 2>/dev/null || true
+    ((SECONDS - begin < 5)) || log "warning: unmounting $point took $((SECONDS - begin)) s"
   done
 }
 
