@@ -11,14 +11,33 @@
 //! Config, RunnerPod┘
 //! ```
 
+mod arguments;
 mod error;
+mod job;
+mod manifest;
+mod merge;
 mod plan;
+mod ports;
+mod quantity;
 mod runner;
+mod secrets;
+mod services;
+mod settings;
+mod step;
 mod template;
+mod user;
+mod volumes;
 
 pub mod names;
 
 pub use error::{SpecError, TemplateError};
-pub use plan::{Identity, Inputs, JobFacts, Plan, Service, User, container_step, job};
+pub use job::job;
+pub use manifest::NONCE_ANNOTATION;
+pub use plan::{Identity, Inputs, JobFacts, Plan, Service, User};
 pub use runner::{RunnerPod, WorkClaim};
+pub use settings::{RunAs, Settings};
+pub use step::container_step;
 pub use template::{Location, Template};
+
+#[cfg(test)]
+mod tests;

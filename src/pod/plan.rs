@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
-use super::error::SpecError;
 use super::runner::RunnerPod;
 use super::template::Template;
 use crate::config::Config;
-use crate::protocol::{Container, Environment, PrepareJob};
+use crate::protocol::Environment;
 
 /// A numeric user and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +75,8 @@ pub struct Service {
     pub image: String,
     /// Container port to the port at which the job reaches it.
     pub ports: BTreeMap<String, String>,
-    /// Whether readiness gates the first step.
-    pub health: bool,
+    /// How long it may take to become ready after its start, where readiness gates the first step.
+    pub health: Option<Duration>,
 }
 
 /// A pod to be created, with what belongs to it.
@@ -116,23 +116,4 @@ pub struct Plan {
     pub directories: Vec<PathBuf>,
     /// What the log must say before the pod is created.
     pub warnings: Vec<String>,
-}
-
-/// The job's pod, in shared mode.
-pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError> {
-    let _ = (inputs, request);
-    Err(SpecError::NoJobContainer)
-}
-
-/// The pod of a container action.
-///
-/// With an entry point it runs under the supervisor; without one, the image's own entry point runs
-/// as it is.
-pub fn container_step(
-    inputs: &Inputs<'_>,
-    request: &Container,
-    job: Option<&JobFacts>,
-) -> Result<Plan, SpecError> {
-    let _ = (inputs, request, job);
-    Err(SpecError::NoJobContainer)
 }
