@@ -40,6 +40,9 @@ pub struct Directives {
     /// Any exit code but 0 will do.
     #[serde(default)]
     pub fails: bool,
+    /// Any exit code at all will do.
+    #[serde(default)]
+    pub any_exit: bool,
     /// The step must be skipped.
     #[serde(default)]
     pub skipped: bool,
@@ -82,6 +85,9 @@ pub struct JobDirectives {
     /// The runner is shut down: `cleanup_job` is never called.
     #[serde(default)]
     pub skip_cleanup: bool,
+    /// The job may end in any way.
+    #[serde(default)]
+    pub any_conclusion: bool,
     /// How the job must end; success when absent.
     #[serde(default)]
     pub conclusion: Option<crate::report::Conclusion>,
@@ -157,7 +163,7 @@ impl Directives {
             if call.exit == 0 {
                 failures.push("exit 0, a failure was expected".to_owned());
             }
-        } else if call.exit != expected {
+        } else if !self.any_exit && call.exit != expected {
             failures.push(format!("exit {}, expected {expected}", call.exit));
         }
         if let Some(limit) = self.max_ms

@@ -15,6 +15,8 @@
 pub mod action;
 pub mod directive;
 pub mod expression;
+pub mod harness;
 pub mod job;
 pub mod report;
 pub mod runner;
+pub mod scenarios;

@@ -1,0 +1,186 @@
+//! Runs scenarios, or one job, on the test cluster.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use arc_hook_e2e::harness::audit::Request;
+use arc_hook_e2e::harness::cluster::Cluster;
+use arc_hook_e2e::harness::paths::Paths;
+use arc_hook_e2e::harness::runner::{Options, Runner};
+use arc_hook_e2e::scenarios::{self, Scenario, Stage};
+use clap::{Parser, Subcommand};
+
+/// So many lines of a failed scenario's log are shown.
+const TAIL: usize = 60;
+
+/// Proves arc-hook on the test cluster.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Names all scenarios.
+    List,
+    /// Runs scenarios, one after another.
+    Run {
+        /// Only those with this text in their names.
+        #[arg(long, default_value = "")]
+        filter: String,
+        /// For whatever is random; printed, so that a run can be repeated.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Runs one job in a runner pod and shows its log as it grows.
+    Job {
+        /// The job.
+        file: PathBuf,
+        /// Where the report goes.
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+        /// Leave the runner pod and what belongs to it.
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::List => {
+            list();
+            Ok(true)
+        }
+        Command::Run { filter, seed } => run(&filter, seed).await,
+        Command::Job { file, report, keep } => job(&file, report.as_deref(), keep).await,
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say(text: &str) {
+    // A reader that went away is no reason to stop.
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn list() {
+    for scenario in scenarios::all() {
+        say(&format!("{}\n", scenario.name));
+    }
+}
+
+async fn run(filter: &str, seed: Option<u64>) -> anyhow::Result<bool> {
+    let seed = seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |now| now.as_secs())
+    });
+    let chosen: Vec<Scenario> = scenarios::all()
+        .into_iter()
+        .filter(|scenario| scenario.name.contains(filter))
+        .collect();
+    anyhow::ensure!(!chosen.is_empty(), "no scenario is called so: {filter}");
+    say(&format!("{} scenarios, seed {seed}\n", chosen.len()));
+    let stage = Arc::new(Stage::new(Cluster::connect(Paths::new()).await?, seed));
+    let mut failed = 0;
+    for scenario in &chosen {
+        stage.clear();
+        let start = Instant::now();
+        let result = tokio::time::timeout(scenario.deadline, scenario.run(stage.clone()))
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("not done after {:?}", scenario.deadline)));
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => say(&format!("ok    {} ({seconds:.1} s)\n", scenario.name)),
+            Err(error) => {
+                failed += 1;
+                stage.cluster.sweep().await?;
+                say(&format!("FAIL  {} ({seconds:.1} s)\n", scenario.name));
+                say(&indented(&tail(&stage.log()), "      | "));
+                say(&indented(&format!("{error:#}"), "      cause: "));
+            }
+        }
+    }
+    say(&format!(
+        "{} passed, {failed} failed\n",
+        chosen.len() - failed
+    ));
+    Ok(failed == 0)
+}
+
+async fn job(
+    file: &std::path::Path,
+    report: Option<&std::path::Path>,
+    keep: bool,
+) -> anyhow::Result<bool> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("failed to read `{}`", file.display()))?;
+    let cluster = Cluster::connect(Paths::new()).await?;
+    let runner = Runner::start(&cluster, &Options::default()).await?;
+    runner.submit(&text)?;
+    let outcome = runner.finish(&mut |more| say(more)).await;
+    if keep {
+        say(&format!("kept: pod {}\n", runner.name));
+    } else {
+        runner.remove().await?;
+    }
+    let outcome = outcome?;
+    if let Some(path) = report {
+        let mut value = serde_json::to_value(&outcome.report)?;
+        value["requests"] = match &outcome.requests {
+            Some(requests) => counted(requests),
+            None => serde_json::Value::Null,
+        };
+        let text = serde_json::to_string_pretty(&value)?;
+        std::fs::write(path, text)
+            .with_context(|| format!("failed to write `{}`", path.display()))?;
+    }
+    for failure in &outcome.report.failures {
+        eprintln!("FAILED: {failure}");
+    }
+    Ok(outcome.report.failures.is_empty())
+}
+
+/// Requests by verb and kind of object.
+fn counted(requests: &[Request]) -> serde_json::Value {
+    let mut counts = std::collections::BTreeMap::new();
+    for request in requests {
+        let path = request.uri.split('?').next().unwrap_or_default();
+        // /api/v1/namespaces/NAMESPACE/KIND/NAME/SUBRESOURCE
+        let parts: Vec<&str> = path.split('/').collect();
+        let kind = match parts[..] {
+            ["", "api", _, "namespaces", _, kind] | ["", "api", _, "namespaces", _, kind, _] => {
+                kind.to_owned()
+            }
+            ["", "api", _, "namespaces", _, kind, _, sub] => format!("{kind}/{sub}"),
+            _ => path.to_owned(),
+        };
+        *counts
+            .entry(format!("{} {kind}", request.verb))
+            .or_insert(0_u32) += 1;
+    }
+    serde_json::json!(counts)
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+fn indented(text: &str, prefix: &str) -> String {
+    text.lines()
+        .map(|line| prefix.to_owned() + line + "\n")
+        .collect()
+}

@@ -1,0 +1,214 @@
+//! The test cluster, as its administrator and as ARC see it.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::paths::Paths;
+use super::values::Values;
+
+/// The namespace of the scale set.
+pub const NAMESPACE: &str = "arc-runners";
+/// The `ConfigMap` that the values mount as hook template.
+pub const TEMPLATE_MAP: &str = "github-arc-container-hooks";
+/// What the chart calls account, role and binding.
+const SERVICE_ACCOUNT: &str = "conan-zfs-gha-rs-kube-mode";
+/// Carried by runner pods.
+const RUNNER_LABEL: &str = "actions-ephemeral-runner=True";
+/// Writes of the harness.
+const MANAGER: &str = "arc-hook-e2e";
+/// How long things may take to go.
+const REMOVAL: Duration = Duration::from_mins(1);
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// The cluster, with a scale set installed.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Where its things are.
+    pub paths: Paths,
+    /// The administrator's client.
+    pub client: Client,
+    /// The scale set's values.
+    pub values: Values,
+}
+
+impl Cluster {
+    /// Connects, and installs the scale set from `hook-templates/`.
+    pub async fn connect(paths: Paths) -> anyhow::Result<Self> {
+        let kubeconfig = paths.kubeconfig();
+        let config = Kubeconfig::read_from(&kubeconfig)
+            .context("the test cluster is down; `e2e/up` starts it")?;
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+        let path = paths.template("arc-values.yaml");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        let cluster = Self {
+            client: Client::try_from(config)?,
+            values: Values::parse(&text)
+                .with_context(|| format!("failed to read `{}`", path.display()))?,
+            paths,
+        };
+        cluster.sweep().await?;
+        cluster.install().await?;
+        Ok(cluster)
+    }
+
+    /// What `helm install` and the README's `kubectl apply` make.
+    async fn install(&self) -> anyhow::Result<()> {
+        let metadata = json!({"name": SERVICE_ACCOUNT});
+        let account: ServiceAccount = serde_json::from_value(json!({"metadata": metadata}))?;
+        let role: Role = serde_json::from_value(
+            json!({"metadata": metadata, "rules": self.values.role_rules()}),
+        )?;
+        let binding: RoleBinding = serde_json::from_value(json!({
+            "metadata": metadata,
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": SERVICE_ACCOUNT,
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": SERVICE_ACCOUNT}],
+        }))?;
+        self.apply(&account).await?;
+        self.apply(&role).await?;
+        self.apply(&binding).await?;
+        self.apply(&self.template_map()?).await
+    }
+
+    /// The shipped hook template's `ConfigMap`.
+    pub fn template_map(&self) -> anyhow::Result<ConfigMap> {
+        let path = self.paths.template("conan-zfs.yaml");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        let map: ConfigMap = serde_saphyr::from_str(&text)
+            .with_context(|| format!("failed to parse `{}`", path.display()))?;
+        anyhow::ensure!(
+            map.metadata.name.as_deref() == Some(TEMPLATE_MAP),
+            "`{}` does not make the ConfigMap {TEMPLATE_MAP}",
+            path.display()
+        );
+        Ok(map)
+    }
+
+    /// The account of the runner pods.
+    #[must_use]
+    pub fn service_account(&self) -> &'static str {
+        SERVICE_ACCOUNT
+    }
+
+    /// Objects of one kind in the scale set's namespace.
+    #[must_use]
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Makes or changes an object.
+    pub async fn apply<K>(&self, object: &K) -> anyhow::Result<()>
+    where
+        K: kube::Resource<Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Serialize,
+        K::DynamicType: Default,
+    {
+        let name = object.name_any();
+        let mut value = serde_json::to_value(object)?;
+        let dynamic = K::DynamicType::default();
+        value["apiVersion"] = json!(K::api_version(&dynamic));
+        value["kind"] = json!(K::kind(&dynamic));
+        self.api::<K>()
+            .patch(
+                &name,
+                &PatchParams::apply(MANAGER).force(),
+                &Patch::Apply(value),
+            )
+            .await
+            .with_context(|| format!("failed to apply {} `{name}`", K::kind(&dynamic)))?;
+        Ok(())
+    }
+
+    /// What ARC's finalizer does: everything with the runner's label goes,
+    /// then the runner pod, whose ephemeral claims follow it.
+    pub async fn delete_runner(&self, runner: &str) -> anyhow::Result<()> {
+        let linked = ListParams::default().labels(&format!("runner-pod={runner}"));
+        let parameters = DeleteParams::default();
+        self.api::<Pod>()
+            .delete_collection(&parameters, &linked)
+            .await
+            .context("failed to delete the job's pods")?;
+        self.api::<Secret>()
+            .delete_collection(&parameters, &linked)
+            .await
+            .context("failed to delete the job's secrets")?;
+        // Nothing in a runner pod is worth a grace period here.
+        let now = DeleteParams::default().grace_period(1);
+        match self.api::<Pod>().delete(runner, &now).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error).context("failed to delete the runner pod"),
+        }
+    }
+
+    /// Deletes every runner pod and what belongs to it: an earlier run was
+    /// killed, or a scenario ran into its deadline.
+    pub async fn sweep(&self) -> anyhow::Result<()> {
+        let runners = ListParams::default().labels(RUNNER_LABEL);
+        for runner in self.api::<Pod>().list(&runners).await? {
+            self.delete_runner(&runner.name_any()).await?;
+        }
+        Ok(())
+    }
+
+    /// All that jobs could leave in the namespace, as `Kind/name`.
+    pub async fn inventory(&self) -> anyhow::Result<BTreeSet<String>> {
+        let all = ListParams::default();
+        let mut names = BTreeSet::new();
+        for pod in self.api::<Pod>().list(&all).await? {
+            names.insert(format!("Pod/{}", pod.name_any()));
+        }
+        for secret in self.api::<Secret>().list(&all).await? {
+            names.insert(format!("Secret/{}", secret.name_any()));
+        }
+        for claim in self.api::<PersistentVolumeClaim>().list(&all).await? {
+            names.insert(format!("PersistentVolumeClaim/{}", claim.name_any()));
+        }
+        for map in self.api::<ConfigMap>().list(&all).await? {
+            names.insert(format!("ConfigMap/{}", map.name_any()));
+        }
+        Ok(names)
+    }
+
+    /// Waits until nothing is there that was not in `before`.
+    pub async fn await_nothing_left(&self, before: &BTreeSet<String>) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let left: Vec<String> = self
+                .inventory()
+                .await?
+                .difference(before)
+                .cloned()
+                .collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > REMOVAL {
+                bail!("left behind: {}", left.join(", "));
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}

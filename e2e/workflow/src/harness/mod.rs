@@ -1,0 +1,9 @@
+//! Plays Actions Runner Controller on the test cluster: runner pods, their
+//! jobs, and what must be gone after them.
+
+pub mod audit;
+pub mod cluster;
+pub mod paths;
+pub mod process;
+pub mod runner;
+pub mod values;

@@ -1,0 +1,28 @@
+//! The node's view of a pod: its processes and, through them, its files. It
+//! works while the API server is away, and needs no change of the pod.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Finds the process called `name` in the pod with this uid.
+#[must_use]
+pub fn find(pod_uid: &str, name: &str) -> Option<u32> {
+    // systemd's cgroup driver writes underscores.
+    let uids = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
+    fs::read_dir("/proc")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+            // The kernel cuts names at 15 bytes.
+            read("comm").is_ok_and(|comm| comm.trim_end() == &name[..name.len().min(15)])
+                && read("cgroup").is_ok_and(|groups| uids.iter().any(|uid| groups.contains(uid)))
+        })
+}
+
+/// The root directory of a process, as others can reach it.
+#[must_use]
+pub fn root(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("root")
+}

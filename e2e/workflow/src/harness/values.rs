@@ -1,0 +1,237 @@
+//! From the scale set's values to a runner pod: what ARC's chart
+//! gha-runner-scale-set 0.14 makes of them in Kubernetes mode.
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// The values, as far as the chart's Kubernetes mode reads them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Values {
+    container_mode: ContainerMode,
+    template: PodTemplate,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerMode {
+    #[serde(rename = "type")]
+    kind: String,
+    kubernetes_mode_work_volume_claim: Value,
+    #[serde(default)]
+    kubernetes_mode_additional_role_rules: Vec<PolicyRule>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodTemplate {
+    spec: Map<String, Value>,
+}
+
+/// What the chart sets unless the values do.
+const DEFAULT_VARIABLES: [(&str, &str); 2] = [
+    (
+        "ACTIONS_RUNNER_CONTAINER_HOOKS",
+        "/home/runner/k8s/index.js",
+    ),
+    ("ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER", "true"),
+];
+
+impl Values {
+    /// Parses the text of a values file.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let values: Self = serde_saphyr::from_str(text)?;
+        anyhow::ensure!(
+            values.container_mode.kind == "kubernetes",
+            "containerMode.type is not `kubernetes`: {}",
+            values.container_mode.kind
+        );
+        Ok(values)
+    }
+
+    /// Size of the work volume, for a test that wants it smaller.
+    pub fn set_work_size(&mut self, size: &str) {
+        self.container_mode.kubernetes_mode_work_volume_claim["resources"] =
+            json!({"requests": {"storage": size}});
+    }
+
+    /// Replaces the name of every `ConfigMap` volume called `from`.
+    pub fn rename_config_map(&mut self, from: &str, to: &str) {
+        let volumes = self
+            .template
+            .spec
+            .get_mut("volumes")
+            .and_then(Value::as_array_mut);
+        for volume in volumes.into_iter().flatten() {
+            if volume["configMap"]["name"] == from {
+                volume["configMap"]["name"] = json!(to);
+            }
+        }
+    }
+
+    /// Sets a variable of the runner's container.
+    pub fn set_variable(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
+        let runner = runner_container(&mut self.template.spec)?;
+        let env = list(runner, "env")?;
+        env.retain(|variable| variable["name"] != name);
+        env.push(json!({"name": name, "value": value}));
+        Ok(())
+    }
+
+    /// The runner pod that ARC would create.
+    pub fn runner_pod(&self, name: &str, service_account: &str) -> anyhow::Result<Pod> {
+        let mut spec = self.template.spec.clone();
+        let runner = runner_container(&mut spec)?;
+        let env = list(runner, "env")?;
+        for (name, value) in DEFAULT_VARIABLES {
+            if !env.iter().any(|variable| variable["name"] == name) {
+                env.push(json!({"name": name, "value": value}));
+            }
+        }
+        env.push(json!({
+            "name": "ACTIONS_RUNNER_POD_NAME",
+            "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
+        }));
+        let mounts = list(runner, "volumeMounts")?;
+        if !mounts.iter().any(|mount| mount["name"] == "work") {
+            mounts.push(json!({"name": "work", "mountPath": "/home/runner/_work"}));
+        }
+        let root = spec.entry("volumes").or_insert_with(|| json!([]));
+        let volumes = root.as_array_mut().context("`volumes` is not a list")?;
+        if !volumes.iter().any(|volume| volume["name"] == "work") {
+            let claim = &self.container_mode.kubernetes_mode_work_volume_claim;
+            volumes.push(json!({
+                "name": "work",
+                "ephemeral": {"volumeClaimTemplate": {"spec": claim}},
+            }));
+        }
+        spec.insert("restartPolicy".to_owned(), json!("Never"));
+        spec.entry("serviceAccountName")
+            .or_insert_with(|| json!(service_account));
+        let pod = json!({
+            "metadata": {
+                "name": name,
+                "labels": {
+                    "actions.github.com/scale-set-name": "conan-zfs",
+                    "actions-ephemeral-runner": "True",
+                },
+            },
+            "spec": spec,
+        });
+        serde_json::from_value(pod).context("the values make no valid pod")
+    }
+
+    /// The rules of the Role that the chart makes.
+    #[must_use]
+    pub fn role_rules(&self) -> Vec<PolicyRule> {
+        let rule = |group: &str, resource: &str, verbs: &[&str]| PolicyRule {
+            api_groups: Some(vec![group.to_owned()]),
+            resources: Some(vec![resource.to_owned()]),
+            verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+            ..PolicyRule::default()
+        };
+        let mut rules = vec![
+            rule("", "pods", &["get", "list", "create", "delete"]),
+            rule("", "pods/exec", &["get", "create"]),
+            rule("", "pods/log", &["get", "list", "watch"]),
+            rule("batch", "jobs", &["get", "list", "create", "delete"]),
+            rule("", "secrets", &["get", "list", "create", "delete"]),
+        ];
+        rules.extend(
+            self.container_mode
+                .kubernetes_mode_additional_role_rules
+                .clone(),
+        );
+        rules
+    }
+}
+
+fn runner_container(spec: &mut Map<String, Value>) -> anyhow::Result<&mut Value> {
+    spec.get_mut("containers")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .find(|container| container["name"] == "runner")
+        .context("the values have no container `runner`")
+}
+
+fn list<'a>(container: &'a mut Value, key: &str) -> anyhow::Result<&'a mut Vec<Value>> {
+    let container = container
+        .as_object_mut()
+        .context("a container is not a mapping")?;
+    container
+        .entry(key)
+        .or_insert_with(|| json!([]))
+        .as_array_mut()
+        .with_context(|| format!("`{key}` is not a list"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::paths::Paths;
+
+    fn shipped() -> Values {
+        let path = Paths::new().template("arc-values.yaml");
+        Values::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_shipped_values_make_the_pod_that_the_chart_would() {
+        let pod = shipped().runner_pod("demo-runner", "account").unwrap();
+        let spec = pod.spec.unwrap();
+        assert_eq!(spec.service_account_name.as_deref(), Some("account"));
+        assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+        let runner = &spec.containers[0];
+        let names: Vec<&str> = runner
+            .env
+            .iter()
+            .flatten()
+            .map(|variable| variable.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "ACTIONS_RUNNER_CONTAINER_HOOKS",
+                "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE",
+                "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER",
+                "ACTIONS_RUNNER_POD_NAME"
+            ]
+        );
+        let mounts: Vec<&str> = runner
+            .volume_mounts
+            .iter()
+            .flatten()
+            .map(|mount| mount.mount_path.as_str())
+            .collect();
+        assert_eq!(mounts, ["/home/runner/pod-template", "/home/runner/_work"]);
+        let volumes = spec.volumes.unwrap();
+        assert!(volumes[1].ephemeral.is_some() && volumes[1].name == "work");
+    }
+
+    #[test]
+    fn the_role_is_arc_s_with_the_values_rules() {
+        let rules = shipped().role_rules();
+        assert_eq!(rules.len(), 7);
+        assert!(
+            rules
+                .iter()
+                .all(|rule| !rule.verbs.iter().any(|verb| verb == "*"))
+        );
+    }
+
+    #[test]
+    fn a_test_can_change_size_and_template() {
+        let mut values = shipped();
+        values.set_work_size("64Mi");
+        values.rename_config_map("github-arc-container-hooks", "other");
+        values.set_variable("EXTRA", "1").unwrap();
+        let pod = serde_json::to_value(values.runner_pod("a", "b").unwrap()).unwrap();
+        let volumes = &pod["spec"]["volumes"];
+        assert_eq!(volumes[0]["configMap"]["name"], "other");
+        let claim = &volumes[1]["ephemeral"]["volumeClaimTemplate"]["spec"];
+        assert_eq!(claim["resources"]["requests"]["storage"], "64Mi");
+    }
+}

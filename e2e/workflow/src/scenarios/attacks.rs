@@ -1,0 +1,215 @@
+//! What a hostile job tries beyond its own files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+
+use super::{Acting, Stage, judge};
+use crate::harness::runner::{Options, Runner};
+use crate::runner::guid::guid;
+
+/// A state that names another's pod neither runs steps there nor deletes it.
+pub fn forged_state(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        let victim = format!("victim-{}", &guid()[..8]);
+        let pods = stage.cluster.api::<Pod>();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": victim},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "job", "image": "alpine:latest", "command": ["sleep", "600"]}],
+            },
+        }))?;
+        pods.create(&PostParams::default(), &pod).await?;
+        let forged = json!({
+            "jobPod": victim, "pod": victim, "jobPodName": victim, "name": victim,
+            "nonce": "../../../../home/runner", "namespace": "kube-system",
+            "isAlpine": true, "containerPorts": {}, "secrets": [victim],
+        });
+        let job = json!({
+            "name": "A forged state",
+            "container": {"image": "alpine:latest"},
+            "steps": [
+                {"name": "runs where it should", "run": "hostname",
+                 "driver": {"state": forged, "expect": ["-workflow"], "forbid": [victim]}},
+                {"name": "so does an action", "uses": "docker://alpine:latest",
+                 "with": {"entrypoint": "/bin/hostname"},
+                 "driver": {"state": forged, "expect": ["-step-"], "forbid": [victim]}},
+            ],
+            "driver": {"cleanup-job": {"state": forged}},
+        });
+        let result = stage.run_job(&job.to_string(), &Options::default()).await;
+        let found = pods.get_opt(&victim).await?;
+        let now = DeleteParams::default().grace_period(0);
+        let _ = pods.delete(&victim, &now).await;
+        result?;
+        let alive = found.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+        ensure!(alive, "the pod that the forged state named was deleted");
+        Ok(())
+    })
+}
+
+/// Secrets of job, service and action stand in no pod, in no event, and not
+/// in the supervisor's environment.
+pub fn planted_secrets(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        let planted = format!("PLANTED-{}", guid());
+        let value = |place: &str| format!("{planted}-{place}");
+        let wait = "echo waiting; until [ -e go ]; do sleep 0.1; done; rm go";
+        let job = json!({
+            "name": "Planted secrets",
+            "env": {"JOB_SECRET": value("job")},
+            "container": {"image": "alpine:latest", "env": {"CONTAINER_SECRET": value("container")}},
+            "services": {"cache": {"image": "redis:latest", "env": {"SERVICE_SECRET": value("service")}}},
+            "steps": [
+                {"name": "has them", "run": format!(
+                    "case $JOB_SECRET in *-job) ;; *) exit 1 ;; esac\n\
+                     case $CONTAINER_SECRET in *-container) ;; *) exit 1 ;; esac\n\
+                     tr '\\0' '\\n' < /proc/1/environ | grep PLANTED && exit 2\n\
+                     tr '\\0' ' ' < /proc/1/cmdline | grep PLANTED && exit 3\n\
+                     {wait}")},
+                {"name": "an action has one", "uses": "docker://alpine:latest",
+                 "env": {"ACTION_SECRET": value("action")},
+                 "with": {"entrypoint": "/bin/sh",
+                          "args": format!("-c \"case $ACTION_SECRET in *-action) ;; *) exit 1 ;; esac; echo in the action; {wait}\"")}},
+                {"name": "and one without an entry point", "uses": "docker://scratch-step:latest",
+                 "env": {"ACTION_SECRET": value("plain")},
+                 "with": {"args": "--env ACTION_SECRET --out in-the-plain-action --sleep 3"}},
+            ],
+        });
+        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
+        runner.submit(&job.to_string())?;
+        let go = runner.path("/home/runner/_work/demo/demo/go");
+        let checks = async {
+            runner.await_log("waiting").await?;
+            search(&stage, &runner, &planted).await?;
+            std::fs::write(&go, "")?;
+            runner.await_log("in the action\n").await?;
+            search(&stage, &runner, &planted).await?;
+            std::fs::write(&go, "")?;
+            runner.await_log("in-the-plain-action\n").await?;
+            search(&stage, &runner, &planted).await
+        };
+        let checked = tokio::time::timeout(Duration::from_mins(1), checks)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the steps were not reached")));
+        if checked.is_err() {
+            runner.remove().await?;
+            return checked;
+        }
+        let outcome = stage.finish(&runner).await;
+        runner.remove().await?;
+        judge(&outcome?)
+    })
+}
+
+async fn search(stage: &Stage, runner: &Runner, planted: &str) -> anyhow::Result<()> {
+    let pods = runner.job_pods().await?;
+    ensure!(!pods.is_empty(), "the job has no pod");
+    for pod in &pods {
+        let text = serde_json::to_string(pod)?;
+        ensure!(
+            !text.contains(planted),
+            "pod `{}` holds a planted secret",
+            pod.name_any()
+        );
+    }
+    let events = stage.cluster.api::<k8s_openapi::api::core::v1::Event>();
+    let events =
+        serde_json::to_string(&events.list(&kube::api::ListParams::default()).await?.items)?;
+    ensure!(!events.contains(planted), "an event holds a planted secret");
+    // Secrets are their place, as long as they go with the runner.
+    for secret in stage
+        .cluster
+        .api::<Secret>()
+        .list(&kube::api::ListParams::default())
+        .await?
+    {
+        let ours = secret
+            .labels()
+            .get("runner-pod")
+            .is_some_and(|label| *label == runner.name);
+        let owner = secret
+            .owner_references()
+            .first()
+            .map(|owner| owner.name.as_str());
+        ensure!(
+            !ours || owner == Some(runner.name.as_str()),
+            "secret `{}` has no owner",
+            secret.name_any()
+        );
+    }
+    Ok(())
+}
+
+/// Neither a job nor a service nor an action can reach the account, the
+/// work volume's root or the runner's own files.
+pub fn out_of_reach(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        let look = "ls /var/run/secrets/kubernetes.io 2>/dev/null && exit 1; \
+            for f in /__w/.arc-hook /__w/_temp/_runner_hook_responses /home/runner/run.sh; do \
+            [ ! -e $f ] || { echo found $f; exit 1; }; done; echo nothing found";
+        let job = json!({
+            "name": "Out of reach",
+            "container": {"image": "alpine:latest"},
+            "services": {"cache": {"image": "redis:latest"}},
+            "steps": [
+                {"name": "from the job", "run": format!(
+                    "{look}; ls -la /__w /__w/_temp /__hook; touch /__hook/arc-hook 2>/dev/null && exit 1; \
+                     touch /__e/x 2>/dev/null && exit 1; touch /github/workflow/x 2>/dev/null && exit 1; echo read-only"),
+                 "driver": {"expect": ["nothing found", "read-only"]}},
+                {"name": "from an action", "uses": "docker://alpine:latest",
+                 "with": {"entrypoint": "/bin/sh", "args": format!("-c \"{look}\"").replace("$f", "\\$f")},
+                 "driver": {"expect": ["nothing found"]}},
+                {"name": "holds the pod", "run": "echo ready; until [ -e go ]; do sleep 0.1; done"},
+            ],
+        });
+        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
+        runner.submit(&job.to_string())?;
+        let checks = async {
+            runner.await_log("ready\n").await?;
+            let pods = stage.cluster.api::<Pod>();
+            let pod = pods.get(&runner.job_pod()).await?;
+            let spec = pod.spec.context("the job pod has no spec")?;
+            ensure!(
+                spec.automount_service_account_token == Some(false),
+                "the job pod mounts a service account token"
+            );
+            ensure!(
+                spec.node_name.is_some() && spec.affinity.is_some(),
+                "the job pod has no affinity"
+            );
+            for container in &spec.containers {
+                for mount in container.volume_mounts.iter().flatten() {
+                    let whole = mount.name == "work" && mount.sub_path.is_none();
+                    ensure!(!whole, "`{}` mounts the work volume's root", container.name);
+                    let of_service =
+                        container.name != "job" && mount.mount_path.starts_with("/__w");
+                    ensure!(
+                        !of_service,
+                        "service `{}` mounts {}",
+                        container.name,
+                        mount.mount_path
+                    );
+                }
+            }
+            std::fs::write(runner.path("/home/runner/_work/demo/demo/go"), "")?;
+            Ok(())
+        };
+        let checked: anyhow::Result<()> = tokio::time::timeout(Duration::from_mins(1), checks)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the step was not reached")));
+        if checked.is_err() {
+            runner.remove().await?;
+            return checked;
+        }
+        let outcome = stage.finish(&runner).await;
+        runner.remove().await?;
+        judge(&outcome?)
+    })
+}

@@ -1,0 +1,274 @@
+//! What arc-hook must do on a real cluster, one scenario each.
+//!
+//! A scenario's name is a sentence. Most are a job of `e2e/jobs/`, whose
+//! directives say what is expected; some act on the cluster beside the job.
+
+mod attacks;
+mod faults;
+mod limits;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::harness::cluster::Cluster;
+use crate::harness::runner::{Options, Outcome, Runner};
+
+/// A scenario may take so long unless it says otherwise.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// What a scenario's function returns.
+type Acting = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// One scenario.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// What is shown, as a sentence.
+    pub name: &'static str,
+    /// When it has failed at the latest.
+    pub deadline: Duration,
+    act: Act,
+}
+
+#[derive(Clone, Copy)]
+enum Act {
+    /// A file of `e2e/jobs/`.
+    Job(&'static str),
+    /// A function.
+    Code(fn(Arc<Stage>) -> Acting),
+}
+
+/// What a scenario acts on.
+pub struct Stage {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// For whatever is random.
+    pub seed: u64,
+    /// The log of the job that ran last.
+    log: Mutex<String>,
+}
+
+impl Scenario {
+    const fn job(name: &'static str, file: &'static str) -> Self {
+        Self {
+            name,
+            deadline: DEADLINE,
+            act: Act::Job(file),
+        }
+    }
+
+    const fn code(name: &'static str, act: fn(Arc<Stage>) -> Acting) -> Self {
+        Self {
+            name,
+            deadline: DEADLINE,
+            act: Act::Code(act),
+        }
+    }
+
+    const fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it.
+    pub async fn run(&self, stage: Arc<Stage>) -> anyhow::Result<()> {
+        match self.act {
+            Act::Job(file) => stage.run_file(file).await,
+            Act::Code(act) => act(stage).await,
+        }
+    }
+}
+
+impl Stage {
+    /// A stage on `cluster`.
+    #[must_use]
+    pub fn new(cluster: Cluster, seed: u64) -> Self {
+        Self {
+            cluster,
+            seed,
+            log: Mutex::default(),
+        }
+    }
+
+    /// The log of the last job.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The text of a job of `e2e/jobs/`.
+    pub fn read(&self, file: &str) -> anyhow::Result<String> {
+        let path = self.cluster.paths.script("jobs").join(file);
+        std::fs::read_to_string(&path)
+            .with_context(|| format!("failed to read `{}`", path.display()))
+    }
+
+    async fn run_file(&self, file: &str) -> anyhow::Result<()> {
+        self.run_job(&self.read(file)?, &Options::default()).await?;
+        Ok(())
+    }
+
+    /// Runs a job in a runner pod of its own, from creation to removal. A
+    /// failure that the driver reports is one of the scenario.
+    pub async fn run_job(&self, job: &str, options: &Options) -> anyhow::Result<Outcome> {
+        let runner = Runner::start(&self.cluster, options).await?;
+        runner.submit(job)?;
+        let outcome = self.finish(&runner).await;
+        let removed = runner.remove().await;
+        let outcome = outcome?;
+        judge(&outcome)?;
+        removed?;
+        Ok(outcome)
+    }
+
+    /// Waits for the end of a job and keeps its log.
+    pub async fn finish(&self, runner: &Runner) -> anyhow::Result<Outcome> {
+        let outcome = runner.finish(&mut |more| self.keep(more)).await?;
+        Ok(outcome)
+    }
+
+    fn keep(&self, more: &str) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.push_str(more);
+    }
+
+    /// Forgets the log: another scenario begins.
+    pub fn clear(&self) {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+/// Fails with what the driver found wrong.
+pub fn judge(outcome: &Outcome) -> anyhow::Result<()> {
+    if outcome.report.failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", outcome.report.failures.join("\n"))
+}
+
+/// All scenarios, in the order in which they run.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    const JOBS: [(&str, &str); 12] = [
+        (
+            "exit codes and signals of steps come through",
+            "exit-codes.yaml",
+        ),
+        (
+            "output arrives whole, in order, with its commands",
+            "output.yaml",
+        ),
+        (
+            "file commands of passing, failing and cancelled steps count",
+            "file-commands.yaml",
+        ),
+        ("ten background steps run at once", "background.yaml"),
+        (
+            "a daemon left behind by a step lives on and holds nothing up",
+            "daemon.yaml",
+        ),
+        ("an image without a shell runs steps", "scratch.yaml"),
+        (
+            "JavaScript and container actions run as the job's user",
+            "actions.yaml",
+        ),
+        ("a redis service is reachable", "redis.yaml"),
+        (
+            "a hook that is killed takes its step with it",
+            "killed-hook.yaml",
+        ),
+        (
+            "a bash planted for the runner is never run",
+            "path-attacks.yaml",
+        ),
+        (
+            "links, FIFOs and directories lead nowhere",
+            "file-attacks.yaml",
+        ),
+        (
+            "a job without a container runs a container action",
+            "no-container.yaml",
+        ),
+    ];
+    let mut all: Vec<Scenario> = JOBS
+        .into_iter()
+        .map(|(name, file)| Scenario::job(name, file))
+        .collect();
+    all.extend([
+        Scenario::code(
+            "3,000 variables and difficult values arrive",
+            limits::environment,
+        ),
+        Scenario::code(
+            "a log that nobody reads stays small on disk",
+            limits::back_pressure,
+        ),
+        Scenario::code("a log of 2 GB arrives byte for byte", limits::long_log)
+            .within(Duration::from_mins(4)),
+        Scenario::code("a full work volume is a clear failure", limits::full_volume)
+            .within(Duration::from_mins(4)),
+        Scenario::code("a forged state leads nowhere", attacks::forged_state),
+        Scenario::code("planted secrets stand in no pod", attacks::planted_secrets),
+        Scenario::code(
+            "what is the runner's is out of a job's reach",
+            attacks::out_of_reach,
+        ),
+        Scenario::code(
+            "a hook killed in prepare_job leaves nothing once its runner is gone",
+            faults::killed_in_prepare,
+        ),
+        Scenario::code(
+            "a runner pod that goes takes its job along",
+            faults::runner_gone,
+        ),
+        Scenario::code("a leftover job pod is replaced", faults::leftover_pod),
+        Scenario::code(
+            "a deleted job pod is a failure with its cause",
+            faults::pod_deleted,
+        )
+        .within(Duration::from_mins(4)),
+        Scenario::code("a step out of memory is a failure", faults::out_of_memory),
+        Scenario::code(
+            "steps do not notice that the API server is away",
+            faults::api_outage,
+        )
+        .within(Duration::from_mins(4)),
+    ]);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::paths::Paths;
+    use crate::job::Job;
+
+    #[test]
+    fn every_job_can_be_read() {
+        let jobs = Paths::new().script("jobs");
+        for scenario in all() {
+            if let Act::Job(file) = scenario.act {
+                Job::read(&jobs.join(file)).unwrap();
+            }
+        }
+        Job::read(&jobs.join("demo.yaml")).unwrap();
+    }
+
+    #[test]
+    fn no_two_scenarios_are_called_alike() {
+        let mut names: Vec<&str> = all().iter().map(|scenario| scenario.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
