@@ -200,14 +200,14 @@ pub enum RequestError {
     Empty,
     /// Standard input broke.
     #[error("read the request from standard input: {0}")]
-    Read(#[source] io::Error),
+    Read(io::Error),
     /// Not JSON, or a field of the wrong type.
-    #[error("parse the request: {field}{source}")]
+    #[error("parse the request: {field}{cause}")]
     Json {
         /// The field's path, with the words around it; empty where nothing is known.
         field: String,
         /// The parser's words.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// A command this hook does not have.
     #[error(
@@ -241,9 +241,9 @@ impl Request {
         let mut json = serde_json::Deserializer::from_str(line);
         let envelope: Envelope =
             serde_path_to_error::deserialize(&mut json).map_err(|error| at("", error))?;
-        json.end().map_err(|source| RequestError::Json {
+        json.end().map_err(|cause| RequestError::Json {
             field: String::new(),
-            source,
+            cause,
         })?;
         let name = envelope.command.unwrap_or_default();
         let args = envelope.args;
@@ -280,7 +280,7 @@ fn at(root: &str, error: serde_path_to_error::Error<serde_json::Error>) -> Reque
     };
     RequestError::Json {
         field,
-        source: error.into_inner(),
+        cause: error.into_inner(),
     }
 }
 

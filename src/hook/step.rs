@@ -57,7 +57,7 @@ impl StepRun<'_> {
 /// cancelled step is never green.
 fn exit_code(ended: Result<Exit, StepError>, signals: &Signals) -> anyhow::Result<u8> {
     let exit = ended?;
-    if let Outcome::NotStarted(reason) = &exit.outcome {
+    if let Outcome::NotStarted(reason) | Outcome::LogLost(reason) = &exit.outcome {
         output::error(reason);
     }
     Ok(match (exit.outcome.code(), signals.received()) {

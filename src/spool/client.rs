@@ -39,10 +39,10 @@ pub enum StepError {
     File(#[from] FileError),
     /// No name could be made for the step.
     #[error("make a name for the step: {0}")]
-    Name(#[from] getrandom::Error),
+    Name(getrandom::Error),
     /// The runner no longer takes the log.
     #[error("hand the log to the runner: {0}")]
-    Sink(#[source] io::Error),
+    Sink(io::Error),
     /// A record does not say what it must.
     #[error("read `{record}` of the step: {reason}; a process of the job may have changed it")]
     Record {
@@ -123,7 +123,7 @@ impl RunningStep {
         request: &StepRequest,
         foreign_user: bool,
     ) -> Result<Self, StepError> {
-        let id = Nonce::random()?;
+        let id = Nonce::random().map_err(StepError::Name)?;
         let steps = spool.descend(STEPS)?;
         let unfinished = format!("{UNFINISHED}{id}");
         let directory = steps.make(&unfinished, if foreign_user { 0o777 } else { 0o755 })?;

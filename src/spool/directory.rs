@@ -15,18 +15,19 @@ use thiserror::Error;
 
 /// What could not be done to a file, and why.
 #[derive(Debug, Error)]
-#[error("{verb} `{}`: {source}", path.display())]
+#[error("{verb} `{}`: {cause}", path.display())]
 pub struct FileError {
     verb: &'static str,
     path: PathBuf,
-    source: io::Error,
+    // No `source`: the text has it already, and a chain would say it twice.
+    cause: io::Error,
 }
 
 impl FileError {
     /// The kind of the underlying error.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
+        self.cause.kind()
     }
 }
 
@@ -57,7 +58,7 @@ impl Directory {
             rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|errno| FileError {
                 verb: "open the directory",
                 path: path.to_owned(),
-                source: errno.into(),
+                cause: errno.into(),
             })?;
         Ok(Self {
             handle,
@@ -76,12 +77,12 @@ impl Directory {
         &self,
         verb: &'static str,
         name: &str,
-        source: impl Into<io::Error>,
+        cause: impl Into<io::Error>,
     ) -> FileError {
         FileError {
             verb,
             path: self.path.join(name),
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 

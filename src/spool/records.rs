@@ -95,6 +95,8 @@ pub enum Outcome {
     Signal(i32),
     /// It never began, and why.
     NotStarted(String),
+    /// It ran, but its log could not be kept, and why. Its processes were ended.
+    LogLost(String),
 }
 
 impl Outcome {
@@ -105,6 +107,7 @@ impl Outcome {
             Self::Code(code) => u8::try_from(code & 0xff).unwrap_or(1),
             Self::Signal(signal) => u8::try_from((128 + signal) & 0xff).unwrap_or(1),
             Self::NotStarted(_) => 126,
+            Self::LogLost(_) => 1,
         }
     }
 }

@@ -49,6 +49,8 @@ struct Pump {
     bell: OwnedFd,
     ended: Mutex<Option<Exit>>,
     abandoned: AtomicBool,
+    /// The log cannot be written: the step is to be ended.
+    broken: AtomicBool,
     recorded: AtomicBool,
     failure: Mutex<Option<FileError>>,
 }
@@ -165,6 +167,8 @@ impl Step {
         if self.kill_at.is_none() && self.outcome.is_none() {
             if self.directory.has(CANCEL) {
                 self.terminate(GRACE);
+            } else if self.pump.broken.load(Ordering::Acquire) {
+                self.terminate(ORPHAN_GRACE);
             } else if self.looked.elapsed() >= LOCK_LOOK {
                 self.end_if_orphaned();
             }
@@ -280,6 +284,7 @@ impl Pump {
             bell: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             ended: Mutex::new(None),
             abandoned: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             recorded: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
@@ -303,15 +308,17 @@ impl Pump {
         let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
     /// Copies output to the log until the step's own process has ended, then what the pipe held
-    /// at that moment, and records the end.
+    /// at that moment, and records the end. A log that cannot be written ends the step, not the
+    /// job: the volume may be full only until the next step tidies up.
     fn log(&self, output: &OwnedFd, directory: &Directory) -> Result<(), FileError> {
-        let mut writer = LogWriter::new(directory, 0o644);
-        let mut buffer = vec![0; PIPE];
+        let mut log = Copy {
+            pump: self,
+            output,
+            writer: LogWriter::new(directory, 0o644),
+            buffer: vec![0; PIPE],
+            lost: None,
+        };
         let mut open = true;
         let mut exit = loop {
             if let Some(exit) = lock(&self.ended).take() {
@@ -323,45 +330,63 @@ impl Pump {
             }
             let _ = rustix::event::poll(&mut waits, None);
             let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-            open = open && self.copy(output, &mut writer, &mut buffer, usize::MAX)?;
+            open = open && log.copy(usize::MAX);
         };
         // A process left behind may write for ever; what it writes from now on is not the step's.
         let left = rustix::io::ioctl_fionread(output).unwrap_or(0);
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
         if open && left > 0 {
-            self.copy(output, &mut writer, &mut buffer, left)?;
+            log.copy(usize::try_from(left).unwrap_or(usize::MAX));
         }
-        exit.log_bytes = writer.written();
+        exit.log_bytes = log.writer.written();
+        if let Some(reason) = log.lost {
+            exit.outcome = Outcome::LogLost(reason);
+        }
         record(directory, &exit)
     }
+}
 
+/// The way of a step's output.
+struct Copy<'p> {
+    pump: &'p Pump,
+    output: &'p OwnedFd,
+    writer: LogWriter<'p>,
+    buffer: Vec<u8>,
+    lost: Option<String>,
+}
+
+impl Copy<'_> {
     /// Copies at most `limit` bytes of what the pipe holds. `false` at its end.
-    fn copy(
-        &self,
-        output: &OwnedFd,
-        writer: &mut LogWriter<'_>,
-        buffer: &mut [u8],
-        mut limit: usize,
-    ) -> Result<bool, FileError> {
+    fn copy(&mut self, mut limit: usize) -> bool {
         while limit > 0 {
-            let size = buffer.len().min(limit);
-            match rustix::io::read(output, &mut buffer[..size]) {
-                Ok(0) => return Ok(false),
+            let size = self.buffer.len().min(limit);
+            match rustix::io::read(self.output, &mut self.buffer[..size]) {
+                Ok(0) => return false,
                 Ok(count) => {
                     limit -= count;
-                    if !self.is_abandoned() {
-                        writer.write(&buffer[..count], &|| self.is_abandoned())?;
-                    }
+                    self.write(count);
                     // The bell must be heard also by a step that never stops printing.
-                    if lock(&self.ended).is_some() {
-                        return Ok(true);
+                    if lock(&self.pump.ended).is_some() {
+                        return true;
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return Ok(true),
+                Err(_) => return true,
             }
         }
-        Ok(true)
+        true
+    }
+
+    fn write(&mut self, count: usize) {
+        let abandoned = || self.pump.abandoned.load(Ordering::Acquire);
+        if self.lost.is_some() || abandoned() {
+            return;
+        }
+        if let Err(error) = self.writer.write(&self.buffer[..count], &abandoned) {
+            self.lost = Some(format!(
+                "keep the step's log on the work volume: {error}; the step was ended"
+            ));
+            self.pump.broken.store(true, Ordering::Release);
+        }
     }
 }
 

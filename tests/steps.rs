@@ -1,0 +1,614 @@
+//! Script steps through the real binary: the hook as the runner calls it, and the supervisor as a
+//! process beside it. No cluster, no API server: a script step needs neither.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use arc_hook::config::RunnerPaths;
+use arc_hook::record::{JobRecord, Memory};
+use arc_hook::spool::{JobTree, Nonce};
+use serde_json::json;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_arc-hook");
+const FILE_COMMANDS: [&str; 5] = ["path", "output", "env", "state", "step_summary"];
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A prepared job whose container is this machine.
+struct Job {
+    root: tempfile::TempDir,
+    paths: RunnerPaths,
+    tree: PathBuf,
+    supervisor: Child,
+}
+
+impl Job {
+    fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let work = root.path().join("_work");
+        let paths = RunnerPaths {
+            temp: work.join("_temp"),
+            tools: work.join("_tool"),
+            workspace: work.join("repo/repo"),
+            externals: root.path().join("externals"),
+            state: root.path().join(".arc-hook"),
+            work,
+        };
+        fs::create_dir_all(paths.temp.join("_runner_file_commands")).unwrap();
+        let nonce = Nonce::random().unwrap();
+        JobTree::create(&paths, &nonce, false).unwrap();
+        Memory::of(&paths.state, "runner-workflow")
+            .save(&JobRecord {
+                nonce: nonce.clone(),
+                pod: "runner-workflow".to_owned(),
+                namespace: "ci".to_owned(),
+                environment: BTreeMap::from([("FROM_JOB".to_owned(), "job value".to_owned())]),
+                working_directory: None,
+                foreign_user: false,
+                user: None,
+                address: None,
+                host_names: Vec::new(),
+            })
+            .unwrap();
+        let tree = paths.work.join(".arc-hook").join(nonce.as_str());
+        let supervisor = Command::new(BINARY)
+            .arg("supervise")
+            .arg(tree.join("spool"))
+            .args(["--nonce", nonce.as_str()])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("FROM_IMAGE", "image value")
+            .spawn()
+            .unwrap();
+        let job = Self {
+            root,
+            paths,
+            tree,
+            supervisor,
+        };
+        wait_until("the supervisor is ready", || {
+            job.tree.join("spool/ready.json").exists()
+        });
+        job
+    }
+
+    fn file_command(&self, kind: &str) -> PathBuf {
+        self.paths
+            .temp
+            .join("_runner_file_commands")
+            .join(format!("{kind}_0000-1111"))
+    }
+
+    /// Where the job's processes see a file command.
+    fn inside(&self, kind: &str) -> PathBuf {
+        self.tree
+            .join("file_commands")
+            .join(format!("{kind}_0000-1111"))
+    }
+
+    fn hook(&self) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .env_clear()
+            .env("ACTIONS_RUNNER_POD_NAME", "runner")
+            .env("RUNNER_TEMP", &self.paths.temp)
+            .env("GITHUB_WORKSPACE", &self.paths.workspace)
+            .env("KUBECONFIG", self.root.path().join("absent"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn request(&self, script: &str, environment: &BTreeMap<String, String>) -> String {
+        let mut all = environment.clone();
+        for kind in FILE_COMMANDS {
+            all.insert(
+                format!("GITHUB_{}", kind.to_uppercase()),
+                self.inside(kind).display().to_string(),
+            );
+        }
+        // Scripts reach a container through the mount of `_temp`; here the file itself is named.
+        let file = self
+            .root
+            .path()
+            .join(format!("{}.sh", Nonce::random().unwrap()));
+        fs::write(&file, script).unwrap();
+        json!({
+            "command": "run_script_step", "responseFile": null, "state": null,
+            "args": {
+                "entryPoint": "sh", "entryPointArgs": ["-e", file],
+                "environmentVariables": all, "prependPath": [],
+                "workingDirectory": self.root.path(),
+            },
+        })
+        .to_string()
+    }
+
+    fn begin(&self, script: &str) -> Child {
+        self.begin_with(script, &BTreeMap::new())
+    }
+
+    fn begin_with(&self, script: &str, environment: &BTreeMap<String, String>) -> Child {
+        let mut command = self.hook();
+        for kind in FILE_COMMANDS {
+            fs::write(self.file_command(kind), "").unwrap();
+            command.env(
+                format!("GITHUB_{}", kind.to_uppercase()),
+                self.file_command(kind),
+            );
+        }
+        let mut child = command.spawn().unwrap();
+        let request = self.request(script, environment);
+        writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
+        child
+    }
+
+    /// A step without file commands: those of [`Self::begin`] have one name for all steps, where
+    /// the runner gives each its own.
+    fn begin_bare(&self, script: &str) -> Child {
+        let mut child = self.hook().spawn().unwrap();
+        let request = self.request(script, &BTreeMap::new());
+        writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
+        child
+    }
+
+    fn run(&self, script: &str) -> Output {
+        self.begin(script).wait_with_output().unwrap()
+    }
+
+    fn steps_left(&self) -> usize {
+        fs::read_dir(self.tree.join("spool/steps")).unwrap().count()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        signal(&self.supervisor, rustix::process::Signal::TERM);
+        let _ = self.supervisor.wait();
+    }
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_alive(pid_file: &Path) -> bool {
+    let Ok(pid) = fs::read_to_string(pid_file) else {
+        return false;
+    };
+    fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+        .is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_exit_code_of_a_step_is_the_exit_code_of_the_hook() {
+    let job = Job::start();
+    for code in [0, 1, 7, 137, 255] {
+        let output = job.run(&format!("exit {code}"));
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(text(&output.stdout), "");
+    }
+    assert_eq!(job.run("kill -SEGV $$").status.code(), Some(139));
+    assert_eq!(job.steps_left(), 0, "a collected step leaves nothing");
+}
+
+#[test]
+fn stdout_and_stderr_arrive_in_the_order_in_which_they_were_written() {
+    let job = Job::start();
+    let output =
+        job.run("i=0; while [ $i -lt 200 ]; do echo out$i; echo err$i >&2; i=$((i+1)); done");
+    let expected: Vec<String> = (0..200).map(|i| format!("out{i}\nerr{i}\n")).collect();
+    assert_eq!(text(&output.stdout), expected.concat());
+}
+
+#[test]
+fn a_step_sees_image_job_and_step_environment_with_any_value() {
+    let job = Job::start();
+    let mut environment: BTreeMap<String, String> = (0..3000)
+        .map(|i| (format!("V{i}"), format!("value {i}")))
+        .collect();
+    let odd = "two\nlines 'single' \"double\" $HOME `id` \\ ünïcödé ";
+    environment.insert("ODD".to_owned(), odd.to_owned());
+    environment.insert("INPUT_FOO-BAR".to_owned(), "dash".to_owned());
+    environment.insert("EMPTY".to_owned(), String::new());
+    let script = "printf '%s|' \"$ODD\" \"$FROM_JOB\" \"$FROM_IMAGE\" \"$V2999\" \"${EMPTY-unset}\"; env | grep -c '^V[0-9]'; tr '\\0' '\\n' < /proc/$$/environ | grep '^INPUT_FOO-BAR'";
+    let output = job
+        .begin_with(script, &environment)
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(
+        text(&output.stdout),
+        format!("{odd}|job value|image value|value 2999||3000\nINPUT_FOO-BAR=dash\n")
+    );
+}
+
+#[test]
+fn a_value_too_large_for_any_program_is_named_as_the_cause() {
+    let job = Job::start();
+    let environment = BTreeMap::from([("HUGE".to_owned(), "x".repeat(200 * 1024))]);
+    let output = job
+        .begin_with("true", &environment)
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(126));
+    assert!(text(&output.stdout).starts_with("::error::start the step: its arguments and"));
+}
+
+#[test]
+fn a_missing_program_and_a_missing_directory_are_named_in_the_log() {
+    let job = Job::start();
+    let mut child = job.hook().spawn().unwrap();
+    let request = json!({"command": "run_script_step", "args": {
+        "entryPoint": "no-such-shell", "entryPointArgs": [], "environmentVariables": {}}});
+    writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert!(text(&output.stdout).contains("run `no-such-shell`: not found in PATH"));
+
+    let mut child = job.hook().spawn().unwrap();
+    let request = json!({"command": "run_script_step", "args": {
+        "entryPoint": "true", "workingDirectory": "/no/such/directory"}});
+    writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(126));
+    assert!(text(&output.stdout).contains("enter the working directory `/no/such/directory`"));
+}
+
+#[test]
+fn file_commands_reach_the_runner_whether_the_step_passes_or_fails() {
+    let job = Job::start();
+    for code in [0, 3] {
+        let output = job.run(&format!(
+            "echo a=b >> $GITHUB_OUTPUT; echo E=1 >> $GITHUB_ENV; echo '# hi' >> $GITHUB_STEP_SUMMARY; exit {code}"
+        ));
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(fs::read(job.file_command("output")).unwrap(), b"a=b\n");
+        assert_eq!(fs::read(job.file_command("env")).unwrap(), b"E=1\n");
+        assert_eq!(
+            fs::read(job.file_command("step_summary")).unwrap(),
+            b"# hi\n"
+        );
+        assert!(
+            !job.inside("output").exists(),
+            "the next step starts afresh"
+        );
+    }
+}
+
+#[test]
+fn path_entries_are_withheld_from_the_runner_and_lead_the_next_steps_path() {
+    let job = Job::start();
+    for entry in ["/opt/a", "relative", "../up", "/x:/y"] {
+        job.run(&format!("echo '{entry}' >> $GITHUB_PATH"));
+        assert_eq!(fs::read(job.file_command("path")).unwrap(), b"", "{entry}");
+    }
+    let output = job.run("echo $PATH");
+    assert_eq!(
+        text(&output.stdout),
+        "/x:/y:../up:relative:/opt/a:/usr/bin:/bin\n"
+    );
+}
+
+#[test]
+fn an_add_path_command_in_the_log_is_carried_by_the_hook_when_the_job_allows_it() {
+    let job = Job::start();
+    let allow = BTreeMap::from([(
+        "ACTIONS_ALLOW_UNSECURE_COMMANDS".to_owned(),
+        "true".to_owned(),
+    )]);
+    let output = job
+        .begin_with("printf 'a\\r::add-path::/evil\\nb\\n'", &allow)
+        .wait_with_output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "a\rb\n");
+    assert!(text(&job.run("echo $PATH").stdout).starts_with("/evil:"));
+
+    let output = job.run("echo ::add-path::/evil2");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stdout).starts_with("::error::run the `add-path` command: it is disabled")
+    );
+}
+
+#[test]
+fn ten_background_steps_run_at_once_and_each_has_its_own_log_and_end() {
+    let job = Job::start();
+    let gate = job.root.path().join("gate");
+    let steps: Vec<Child> = (0..10)
+        .map(|i| {
+            job.begin_bare(&format!(
+                "echo begin{i}; : > {0}.{i}; while [ ! -e {0} ]; do sleep 0.02; done; echo end{i}; exit {i}",
+                gate.display()
+            ))
+        })
+        .collect();
+    wait_until("all ten run", || {
+        (0..10).all(|i| Path::new(&format!("{}.{i}", gate.display())).exists())
+    });
+    fs::write(&gate, "").unwrap();
+    for (i, step) in (0..).zip(steps) {
+        let output = step.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(i));
+        assert_eq!(text(&output.stdout), format!("begin{i}\nend{i}\n"));
+    }
+}
+
+#[test]
+fn a_daemon_left_behind_neither_delays_the_step_nor_dies_with_it() {
+    let job = Job::start();
+    let pid = job.root.path().join("daemon");
+    let output = job.run(&format!(
+        "(while :; do echo noise; sleep 0.01; done) & echo $! > {}; echo done",
+        pid.display()
+    ));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("done\n"));
+    assert_eq!(job.run("echo next").stdout, b"next\n");
+    assert!(is_alive(&pid));
+}
+
+#[test]
+fn a_signal_ends_the_step_in_time_with_its_log_and_file_commands() {
+    let job = Job::start();
+    for (sent, code) in [
+        (rustix::process::Signal::INT, 143),
+        (rustix::process::Signal::TERM, 143),
+    ] {
+        let ready = job.root.path().join("ready");
+        let step = job.begin(&format!(
+            "echo before; echo k=v >> $GITHUB_OUTPUT; : > {}; sleep 1000",
+            ready.display()
+        ));
+        wait_until("the step runs", || ready.exists());
+        fs::remove_file(&ready).unwrap();
+        let started = Instant::now();
+        signal(&step, sent);
+        signal(&step, sent);
+        let output = step.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(text(&output.stdout), "before\n");
+        assert_eq!(fs::read(job.file_command("output")).unwrap(), b"k=v\n");
+        assert!(started.elapsed() < Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn a_step_that_ignores_sigterm_is_killed_with_all_its_processes_before_the_runner_kills_the_hook() {
+    let job = Job::start();
+    let (shell, child) = (job.root.path().join("shell"), job.root.path().join("child"));
+    let step = job.begin(&format!(
+        "trap '' TERM INT; setsid sh -c 'trap \"\" TERM; echo $$ > {}; sleep 1000; sleep 1000' & echo $$ > {}; while :; do sleep 1000; done",
+        child.display(),
+        shell.display()
+    ));
+    wait_until("both run", || is_alive(&shell) && is_alive(&child));
+    let started = Instant::now();
+    signal(&step, rustix::process::Signal::INT);
+    let output = step.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(137));
+    assert!(started.elapsed() < Duration::from_secs(7));
+    wait_until("no process is left", || {
+        !is_alive(&shell) && !is_alive(&child)
+    });
+}
+
+#[test]
+fn a_cancelled_step_that_exits_0_is_not_green() {
+    let job = Job::start();
+    let ready = job.root.path().join("ready");
+    let step = job.begin(&format!(
+        "trap 'echo tidy; exit 0' TERM; : > {}; while :; do sleep 0.02; done",
+        ready.display()
+    ));
+    wait_until("the step runs", || ready.exists());
+    signal(&step, rustix::process::Signal::INT);
+    let output = step.wait_with_output().unwrap();
+    assert!(text(&output.stdout).ends_with("tidy\n"));
+    assert_eq!(output.status.code(), Some(130));
+}
+
+#[test]
+fn a_killed_hooks_step_has_ended_before_the_next_step_begins() {
+    let job = Job::start();
+    let pid = job.root.path().join("pid");
+    let step = job.begin(&format!(
+        "echo $$ > {}; trap '' TERM; while :; do sleep 0.1; done",
+        pid.display()
+    ));
+    wait_until("the step runs", || is_alive(&pid));
+    signal(&step, rustix::process::Signal::KILL);
+    step.wait_with_output().unwrap();
+    let output = job.run(&format!(
+        "kill -0 $(cat {}) 2>&1 && echo alive || echo dead",
+        pid.display()
+    ));
+    assert!(
+        text(&output.stdout).ends_with("dead\n"),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
+fn a_log_larger_than_the_spool_arrives_byte_for_byte_on_a_bounded_disk() {
+    let job = Job::start();
+    let mut child = job.begin("head -c 400000000 /dev/zero | tr '\\0' 'x'; echo; echo end");
+    let mut out = child.stdout.take().unwrap();
+    let mut counted = (0_u64, Vec::new());
+    let mut buffer = vec![0; 1 << 16];
+    let mut most_on_disk = 0;
+    loop {
+        use std::io::Read as _;
+        let count = out.read(&mut buffer).unwrap();
+        if count == 0 {
+            break;
+        }
+        if counted.0 % (64 << 20) < count as u64 {
+            // A slow reader lets the writer run into its bound.
+            std::thread::sleep(Duration::from_millis(200));
+            most_on_disk = most_on_disk.max(disk_use(&job.tree.join("spool")));
+        }
+        counted.0 += count as u64;
+        counted.1 = buffer[..count].to_vec();
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(counted.0, 400_000_000 + 5);
+    assert!(counted.1.ends_with(b"x\nend\n") || counted.1.ends_with(b"end\n"));
+    assert!(
+        most_on_disk <= 65 << 20,
+        "{most_on_disk} bytes in the spool"
+    );
+}
+
+fn disk_use(directory: &Path) -> u64 {
+    fs::read_dir(directory).map_or(0, |entries| {
+        entries
+            .flatten()
+            .map(|entry| match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => disk_use(&entry.path()),
+                Ok(metadata) => metadata.len(),
+                Err(_) => 0,
+            })
+            .sum()
+    })
+}
+
+#[test]
+fn what_a_job_plants_in_place_of_a_file_command_is_neither_followed_nor_awaited() {
+    let job = Job::start();
+    let secret = job.root.path().join("secret");
+    fs::write(&secret, "token=stolen\n").unwrap();
+    for plant in [
+        format!(
+            "rm $GITHUB_OUTPUT; ln -s {} $GITHUB_OUTPUT",
+            secret.display()
+        ),
+        "rm $GITHUB_OUTPUT; mkfifo $GITHUB_OUTPUT".to_owned(),
+        "rm $GITHUB_OUTPUT; mkdir $GITHUB_OUTPUT".to_owned(),
+    ] {
+        let output = job.run(&plant);
+        assert_eq!(output.status.code(), Some(1), "{plant}");
+        assert!(text(&output.stdout).contains("output_0000-1111"), "{plant}");
+        assert_eq!(
+            fs::read(job.file_command("output")).unwrap(),
+            b"",
+            "{plant}"
+        );
+        let _ = fs::remove_file(job.inside("output"));
+        let _ = fs::remove_dir(job.inside("output"));
+    }
+    // A removed file is an empty one, as in the runner itself.
+    assert_eq!(job.run("rm $GITHUB_OUTPUT").status.code(), Some(0));
+}
+
+#[test]
+fn forged_records_of_a_step_fail_it_and_never_the_hook() {
+    let job = Job::start();
+    let steps = job.tree.join("spool/steps");
+    let secret = job.root.path().join("secret");
+    fs::write(
+        &secret,
+        r#"{"outcome":{"code":0},"log_bytes":0,"run_ms":1}"#,
+    )
+    .unwrap();
+    for plant in [
+        format!("ln -s {} exit.json", secret.display()),
+        "mkfifo exit.json".to_owned(),
+        "echo '{\"outcome\":' > exit.json".to_owned(),
+        "head -c 200000 /dev/zero > exit.json".to_owned(),
+        "ln -s /etc/passwd log.0; echo hello".to_owned(),
+    ] {
+        let output = job.run(&format!(
+            "cd {}/$ARC_HOOK_STEP && {plant}; sleep 1000",
+            steps.display()
+        ));
+        assert_eq!(output.status.code(), Some(1), "{plant}");
+        let shown = text(&output.stdout);
+        assert!(shown.contains("::error::"), "{plant}: {shown}");
+        assert!(!shown.contains("root:"), "{plant}: {shown}");
+    }
+    assert_eq!(job.run("echo fine").stdout, b"fine\n");
+}
+
+#[test]
+fn secrets_of_a_step_are_neither_in_arguments_nor_left_in_the_spool() {
+    let job = Job::start();
+    let ready = job.root.path().join("ready");
+    let environment = BTreeMap::from([("TOKEN".to_owned(), "s3cr3t-v4lue".to_owned())]);
+    let step = job.begin_with(
+        &format!(": > {}; sleep 1000", ready.display()),
+        &environment,
+    );
+    wait_until("the step runs", || ready.exists());
+    let found = Command::new("grep")
+        .args(["-rl", "s3cr3t-v4lue"])
+        .arg(job.tree.join("spool"))
+        .output()
+        .unwrap();
+    assert_eq!(text(&found.stdout), "");
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        // The test's own grep is gone by now.
+        assert!(!text(&arguments).contains("s3cr3t-v4lue"));
+    }
+    signal(&step, rustix::process::Signal::TERM);
+    step.wait_with_output().unwrap();
+}
+
+#[test]
+fn a_step_without_a_prepared_job_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let mut child = Command::new(BINARY)
+        .env_clear()
+        .env("ACTIONS_RUNNER_POD_NAME", "runner")
+        .env("RUNNER_TEMP", root.path().join("_work/_temp"))
+        .env("GITHUB_WORKSPACE", root.path().join("_work/r/r"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(
+        child.stdin.take().unwrap(),
+        r#"{{"command":"run_script_step","args":{{"entryPoint":"sh"}}}}"#
+    )
+    .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("`prepare_job` failed or was cancelled"));
+}
+
+#[test]
+fn links_between_processes_of_a_job_do_not_lead_scripts_astray() {
+    let job = Job::start();
+    // The job knows the name (it may guess by watching) and plants a link before the hook writes.
+    let victim = job.root.path().join("victim");
+    fs::write(&victim, "whole").unwrap();
+    symlink(&victim, job.tree.join("temp/planted.sh")).unwrap();
+    fs::write(job.paths.temp.join("planted.sh"), "echo script").unwrap();
+    let mut child = job.hook().spawn().unwrap();
+    let request = json!({"command": "run_script_step", "args": {
+        "entryPoint": "true", "entryPointArgs": ["/__w/_temp/planted.sh"]}});
+    writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(fs::read(&victim).unwrap(), b"whole");
+}
