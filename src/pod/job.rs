@@ -3,15 +3,20 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::error::SpecError;
-use super::manifest;
+use super::grant::{self, Grantee};
 use super::merge::Target;
 use super::names::{self, JOB_CONTAINER};
+use super::options::Options;
 use super::plan::{Inputs, Plan, User};
 use super::secrets::Secrets;
 use super::services::Services;
+use super::shared::Shared;
 use super::volumes::{Sources, UserVolumes};
-use super::{arguments, ports};
-use crate::protocol::PrepareJob;
+use super::{arguments, manifest, ports, user};
+use crate::protocol::{self, PrepareJob};
+
+/// What to call the container in messages.
+const TOLD: &str = "the job container";
 
 /// The job's pod, in shared mode.
 pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError> {
@@ -24,11 +29,16 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         .clone()
         .filter(|image| !image.trim().is_empty())
         .ok_or_else(|| SpecError::NoImage {
-            container: "the job container".to_owned(),
+            container: TOLD.to_owned(),
         })?;
     let settings = inputs.template.settings();
     let sources = Sources::new(inputs)?;
-    let mut warnings = Vec::new();
+    let options = Options::parse(container.create_options.as_deref(), TOLD)?;
+    let ports = ports::parse(&container.port_mappings, TOLD)?;
+    let target = Target {
+        container: JOB_CONTAINER.to_owned(),
+        extensions: vec![JOB_CONTAINER.to_owned()],
+    };
     let mut secrets = Secrets::new(
         &inputs.config.pod_name,
         inputs.nonce,
@@ -38,79 +48,136 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         .chain(&request.services)
         .filter_map(|container| secrets.registry(container.registry.as_ref()))
         .collect();
-    let services = Services::build(inputs, &sources, &mut secrets, &request.services)?;
-    let user = User::resolve(inputs, None, &mut warnings);
-    let ports = ports::parse(&container.port_mappings, "the job container")?;
-
-    let own = UserVolumes::of(
+    let mut shared = Shared::default();
+    shared.add_volumes(sources.volumes(true));
+    let user = user_of(inputs, &options, &mut shared.warnings)?;
+    let job = job_container(inputs, &sources, &options, &mut shared, container, &target)?;
+    let services = Services::build(
+        inputs,
         &sources,
-        inputs,
-        JOB_CONTAINER,
-        &container.user_mount_volumes,
-        &sources.job(inputs.nonce),
+        &mut secrets,
+        &mut shared,
+        &request.services,
     )?;
-    let mut volumes = sources.volumes(true);
-    for volume in own.volumes.iter().chain(&services.volumes) {
-        if !volumes.iter().any(|known| known.name == volume.name) {
-            volumes.push(volume.clone());
-        }
-    }
-    let job = Container {
-        image: Some(image.clone()),
-        working_dir: container.working_directory.clone(),
-        ports: ports::manifest(&ports, settings.host_ports),
-        volume_mounts: Some([sources.job(inputs.nonce), own.mounts].concat()),
-        ..manifest::supervised(inputs.nonce)
-    };
     let name = names::job_pod(&inputs.config.pod_name);
-    let pod = manifest::pod(
-        inputs,
-        &name,
-        PodSpec {
-            host_aliases: services.host_aliases(),
-            image_pull_secrets: manifest::pull_secrets(inputs, pull_secrets),
-            containers: std::iter::once(job).chain(services.containers).collect(),
-            volumes: Some(volumes),
-            ..Default::default()
-        },
-    );
-    let mut targets = vec![Target {
-        container: JOB_CONTAINER.to_owned(),
-        extensions: vec![JOB_CONTAINER.to_owned()],
-    }];
-    targets.extend(services.targets);
+    let spec = PodSpec {
+        host_aliases: shared.host_aliases(),
+        hostname: options.hostname.clone(),
+        image_pull_secrets: manifest::pull_secrets(inputs, pull_secrets),
+        containers: std::iter::once(Container {
+            image: Some(image.clone()),
+            ports: ports::manifest(&ports, settings.host_ports),
+            ..job
+        })
+        .chain(services.containers)
+        .collect(),
+        volumes: Some(shared.volumes),
+        ..Default::default()
+    };
+    let mut pod = manifest::pod(inputs, &name, spec);
+    manifest::passwd(inputs, &sources, inputs.nonce, user, &mut pod);
+    let targets = [vec![target], services.targets].concat();
     let merged = manifest::merge(inputs, &pod, &targets)?;
     let mut pod = merged.pod;
+    grant::annotate(&mut pod, &shared.labels);
     manifest::finish(inputs, &mut pod, user.uid(), user.gid(), user.fs_group())?;
 
+    let mut warnings = shared.warnings;
     let companion = companion(
-        container.entry_point.as_deref(),
+        container
+            .entry_point
+            .as_deref()
+            .or(options.entry_point.as_deref()),
         &container.entry_point_args,
         merged.command,
         merged.arguments,
         &mut warnings,
     )?;
     warnings.extend(merged.warnings);
+    // Docker puts what `env:` says after the options, so it counts.
+    let mut environment = options.environment;
+    environment.extend(container.environment_variables.clone());
     Ok(Plan {
         name,
         pod,
         secrets: secrets.finish()?,
         user,
         supervised: true,
-        environment: container.environment_variables.clone(),
+        environment,
         companion,
-        working_directory: container.working_directory.clone(),
+        working_directory: options
+            .working_directory
+            .or_else(|| container.working_directory.clone()),
         image,
         ports: ports::reachable(&ports, settings.host_ports),
         services: services.facts,
-        host_names: services.host_names,
-        directories: own
-            .directories
-            .into_iter()
-            .chain(services.directories)
-            .collect(),
+        host_names: shared.host_names,
+        directories: shared.directories,
         warnings,
     })
+}
+
+/// The container that steps run in, but for image and ports.
+fn job_container(
+    inputs: &Inputs<'_>,
+    sources: &Sources,
+    options: &Options,
+    shared: &mut Shared,
+    request: &protocol::Container,
+    target: &Target,
+) -> Result<Container, SpecError> {
+    let mounts = sources.job(inputs.nonce);
+    let volumes = UserVolumes::of(
+        sources,
+        inputs,
+        JOB_CONTAINER,
+        &request.user_mount_volumes,
+        &mounts,
+    )?;
+    let mut container = Container {
+        working_dir: options
+            .working_directory
+            .clone()
+            .or_else(|| request.working_directory.clone()),
+        volume_mounts: Some([mounts, volumes.mounts.clone()].concat()),
+        ..manifest::supervised(inputs.nonce)
+    };
+    let to = Grantee {
+        name: JOB_CONTAINER,
+        extensions: &target.extensions,
+        told: TOLD,
+    };
+    let granted = to.grant(inputs, options, &mut container)?;
+    shared.add(&volumes, options, granted);
+    if options.health.is_some() {
+        shared.warnings.push(format!(
+            "{TOLD}: `--health-cmd` has no effect: its steps run as soon as it does"
+        ));
+    }
+    if !options.aliases.is_empty() {
+        shared.warnings.push(format!(
+            "{TOLD}: `--network-alias` has no effect: nothing outside of the pod knows its names"
+        ));
+    }
+    Ok(container)
+}
+
+/// The user of the job, for whom `--user` counts where the template allows it.
+fn user_of(
+    inputs: &Inputs<'_>,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<User, SpecError> {
+    let allowed = inputs.template.settings().allow_user_option;
+    if options.user.is_some() && !allowed {
+        warnings.push(user::not_allowed(TOLD));
+    }
+    let wanted = if allowed {
+        options.user_numbers(TOLD)?
+    } else {
+        None
+    };
+    Ok(User::resolve(inputs, wanted, warnings))
 }
 
 /// What is to run beside the supervisor: the template's `command` and `args`, else the request's

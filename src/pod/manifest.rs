@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, EnvVar, LocalObjectReference, NodeAffinity, NodeSelector,
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm,
+    Container, EnvVar, LocalObjectReference, Pod, PodSpec, SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
 
+use super::affinity;
 use super::error::{SpecError, TemplateError};
 use super::merge::{self, Merged, Target};
 use super::names::{self, JOB_CONTAINER};
-use super::plan::Inputs;
+use super::plan::{Inputs, User};
 use super::user;
-use super::volumes::{HOOK, SPOOL};
-use crate::config;
+use super::volumes::{self, HOOK, SPOOL, Sources};
 
 /// The init container that writes the user's entry for `/etc/passwd`.
 pub const PASSWD_CONTAINER: &str = "arc-hook-passwd";
+
+/// Where that container writes.
+const PASSWD_DIR: &str = "/__passwd";
 
 /// Annotation by which a pod is known as made for this nonce.
 pub const NONCE_ANNOTATION: &str = "arc-hook/nonce";
@@ -62,7 +64,7 @@ pub fn pod(inputs: &Inputs<'_>, name: &str, spec: PodSpec) -> Pod {
             ..metadata(inputs)
         },
         spec: Some(PodSpec {
-            affinity: affinity(inputs),
+            affinity: affinity::of(inputs),
             // A job has no business with the API server, and needs no list of the namespace's
             // services in its environment.
             automount_service_account_token: Some(false),
@@ -72,42 +74,6 @@ pub fn pod(inputs: &Inputs<'_>, name: &str, spec: PodSpec) -> Pod {
         }),
         status: None,
     }
-}
-
-/// Ties the pod to the runner's node through the scheduler, never by `nodeName`, which would leave
-/// claims that wait for their first consumer unbound.
-fn affinity(inputs: &Inputs<'_>) -> Option<Affinity> {
-    let node = inputs.runner?.node.clone()?;
-    let term = NodeSelectorTerm {
-        match_expressions: Some(vec![NodeSelectorRequirement {
-            key: "kubernetes.io/hostname".to_owned(),
-            operator: "In".to_owned(),
-            values: Some(vec![node]),
-        }]),
-        ..Default::default()
-    };
-    let node_affinity = match inputs.config.affinity {
-        config::Affinity::Required => NodeAffinity {
-            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-                node_selector_terms: vec![term],
-            }),
-            ..Default::default()
-        },
-        config::Affinity::Preferred => NodeAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![
-                PreferredSchedulingTerm {
-                    preference: term,
-                    weight: 100,
-                },
-            ]),
-            ..Default::default()
-        },
-        config::Affinity::None => return None,
-    };
-    Some(Affinity {
-        node_affinity: Some(node_affinity),
-        ..Default::default()
-    })
 }
 
 /// Pull secrets: the runner pod's, then those of the request.
@@ -166,6 +132,74 @@ pub fn supervised(nonce: &str) -> Container {
         ]),
         ..container(JOB_CONTAINER, Vec::new())
     }
+}
+
+/// Gives a user that the image does not know an entry in `/etc/passwd`: git, ssh, `whoami` and
+/// Python's `getpass` look there (`arc-hook/passwd`). An init container of the image itself copies
+/// the image's files and adds what is missing. `nonce` is that of the directories with our program.
+pub fn passwd(inputs: &Inputs<'_>, sources: &Sources, nonce: &str, user: User, pod: &mut Pod) {
+    const VOLUME: &str = "arc-hook-passwd";
+    let (Some(uid), Some(spec)) = (user.uid(), pod.spec.as_mut()) else {
+        return;
+    };
+    if !inputs.template.settings().passwd {
+        return;
+    }
+    let Some(job) = spec
+        .containers
+        .iter_mut()
+        .find(|container| container.name == JOB_CONTAINER)
+    else {
+        return;
+    };
+    let user = match user.gid() {
+        Some(gid) => format!("{uid}:{gid}"),
+        None => uid.to_string(),
+    };
+    let init = Container {
+        image: job.image.clone(),
+        command: Some(
+            [
+                &format!("{HOOK}/arc-hook"),
+                "init",
+                "passwd",
+                "--user",
+                &user,
+                "--to",
+                PASSWD_DIR,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        ),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(uid.into()),
+            ..Default::default()
+        }),
+        volume_mounts: Some(vec![
+            sources.program(nonce),
+            VolumeMount {
+                name: VOLUME.to_owned(),
+                mount_path: PASSWD_DIR.to_owned(),
+                ..Default::default()
+            },
+        ]),
+        name: PASSWD_CONTAINER.to_owned(),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Default::default()
+    };
+    for file in ["passwd", "group"] {
+        job.volume_mounts.get_or_insert_default().push(VolumeMount {
+            name: VOLUME.to_owned(),
+            mount_path: format!("/etc/{file}"),
+            sub_path: Some(file.to_owned()),
+            read_only: Some(true),
+            ..Default::default()
+        });
+    }
+    spec.init_containers.get_or_insert_default().push(init);
+    spec.volumes
+        .get_or_insert_default()
+        .push(volumes::empty_dir(VOLUME));
 }
 
 /// Lays the template over the pod.

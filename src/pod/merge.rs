@@ -19,6 +19,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::affinity;
 use super::names::{JOB_CONTAINER, RUNNER_POD_LABEL};
 use super::template::Template;
 
@@ -150,7 +151,7 @@ impl Merged {
             "hostAliases" => host_aliases(ours, theirs),
             "affinity" => {
                 let affinity = ours.remove("affinity").unwrap_or(Value::Null);
-                ours.insert(key.to_owned(), merge_affinity(affinity, theirs));
+                ours.insert(key.to_owned(), affinity::merge(affinity, theirs));
             }
             "restartPolicy" if theirs != "Never" => self.warn(
                 "template: `restartPolicy` stays `Never`: a container that starts again has lost \
@@ -298,7 +299,7 @@ impl Merged {
 }
 
 /// Merges one value: maps by key, lists appended or replaced, else the template's.
-fn value(ours: &mut Map<String, Value>, key: &str, theirs: &Value) {
+pub(super) fn value(ours: &mut Map<String, Value>, key: &str, theirs: &Value) {
     match (ours.get_mut(key), theirs) {
         (_, Value::Null) => {}
         (Some(Value::Object(ours)), Value::Object(theirs)) if !WHOLE.contains(&key) => {
@@ -393,53 +394,6 @@ fn host_aliases(ours: &mut Map<String, Value>, theirs: &Value) {
     if !aliases.is_empty() {
         ours.insert("hostAliases".to_owned(), Value::Array(aliases));
     }
-}
-
-/// Unites affinities so that both hold. Required node terms are alternatives, so ours, of which
-/// there is at most one, goes into each of the template's.
-fn merge_affinity(ours: Value, theirs: &Value) -> Value {
-    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
-    const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
-    let node = ours["nodeAffinity"].clone();
-    let mut result = match ours {
-        Value::Object(ours) => ours,
-        _ => Map::new(),
-    };
-    for (key, theirs) in theirs.as_object().into_iter().flatten() {
-        value(&mut result, key, theirs);
-    }
-    let mut result = Value::Object(result);
-    let their_node = &theirs["nodeAffinity"];
-    if let (Some(ours), Some(theirs)) = (
-        node[REQUIRED]["nodeSelectorTerms"][0]["matchExpressions"].as_array(),
-        their_node[REQUIRED]["nodeSelectorTerms"].as_array(),
-    ) {
-        let terms: Vec<Value> = theirs
-            .iter()
-            .map(|term| {
-                let mut term = term.clone();
-                let mut expressions = ours.clone();
-                expressions.extend(
-                    term["matchExpressions"]
-                        .as_array()
-                        .cloned()
-                        .unwrap_or_default(),
-                );
-                term["matchExpressions"] = Value::Array(expressions);
-                term
-            })
-            .collect();
-        if !terms.is_empty() {
-            result["nodeAffinity"][REQUIRED]["nodeSelectorTerms"] = Value::Array(terms);
-        }
-    }
-    if let (Some(ours), Some(theirs)) =
-        (node[PREFERRED].as_array(), their_node[PREFERRED].as_array())
-    {
-        let terms: Vec<Value> = ours.iter().chain(theirs).cloned().collect();
-        result["nodeAffinity"][PREFERRED] = Value::Array(terms);
-    }
-    result
 }
 
 fn names(list: Option<&Value>) -> BTreeSet<String> {

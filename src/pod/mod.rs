@@ -11,11 +11,15 @@
 //! Config, RunnerPod┘
 //! ```
 
+mod affinity;
 mod arguments;
 mod error;
+mod flags;
+mod grant;
 mod job;
 mod manifest;
 mod merge;
+mod options;
 mod plan;
 mod ports;
 mod quantity;
@@ -23,10 +27,13 @@ mod runner;
 mod secrets;
 mod services;
 mod settings;
+mod shared;
 mod step;
 mod template;
+mod trace;
 mod user;
 mod volumes;
+mod yaml;
 
 pub mod names;
 

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, HostAlias, Volume};
+use k8s_openapi::api::core::v1::{Container, SecurityContext};
 
-use super::arguments;
 use super::error::SpecError;
-use super::manifest;
+use super::grant::{self, Grantee};
 use super::merge::Target;
-use super::names;
+use super::options::{Health, Options};
 use super::plan::{Inputs, Service};
-use super::ports;
 use super::secrets::Secrets;
+use super::shared::Shared;
 use super::volumes::{Sources, UserVolumes};
+use super::{arguments, manifest, names, ports, user};
 use crate::protocol;
 
 /// The services of a job.
@@ -24,12 +24,6 @@ pub struct Services {
     pub facts: Vec<Service>,
     /// What of the template is laid over them.
     pub targets: Vec<Target>,
-    /// Names by which they are reached.
-    pub host_names: Vec<String>,
-    /// Volumes that `volumes:` asks for.
-    pub volumes: Vec<Volume>,
-    /// See [`super::Plan::directories`].
-    pub directories: Vec<std::path::PathBuf>,
 }
 
 impl Services {
@@ -38,6 +32,7 @@ impl Services {
         inputs: &Inputs<'_>,
         sources: &Sources,
         secrets: &mut Secrets<'_>,
+        shared: &mut Shared,
         requested: &[protocol::Container],
     ) -> Result<Self, SpecError> {
         let images: Vec<&str> = requested
@@ -54,86 +49,129 @@ impl Services {
             })
             .collect::<Result<_, _>>()?;
         let names = names::services(&images, &taken_names(inputs))?;
+        for name in &names {
+            shared.add_host_name(&name.container);
+        }
         let mut result = Self::default();
         for ((service, name), image) in requested.iter().zip(&names).zip(images) {
-            result.add(inputs, sources, secrets, service, name, image)?;
+            shared.add_host_name(&name.image);
+            let mut extensions = vec!["default".to_owned(), name.image.clone()];
+            if name.container != name.image {
+                extensions.push(name.container.clone());
+            }
+            let build = Build {
+                inputs,
+                name: &name.container,
+                told: format!("service `{}`", name.container),
+                target: Target {
+                    container: name.container.clone(),
+                    extensions,
+                },
+            };
+            let (container, fact) = build.container(sources, secrets, shared, service, image)?;
+            result.containers.push(container);
+            result.facts.push(fact);
+            result.targets.push(build.target);
         }
-        let bases = names.iter().map(|name| name.image.clone());
-        let containers = names.iter().map(|name| name.container.clone());
-        result.host_names = super::secrets::distinct(containers.chain(bases))
-            .into_iter()
-            .filter(|name| name != "localhost")
-            .collect();
         Ok(result)
     }
+}
 
-    fn add(
-        &mut self,
-        inputs: &Inputs<'_>,
+/// One service while it is being built.
+struct Build<'a> {
+    inputs: &'a Inputs<'a>,
+    name: &'a str,
+    told: String,
+    target: Target,
+}
+
+impl Build<'_> {
+    fn container(
+        &self,
         sources: &Sources,
         secrets: &mut Secrets<'_>,
+        shared: &mut Shared,
         service: &protocol::Container,
-        name: &names::ServiceName,
         image: &str,
-    ) -> Result<(), SpecError> {
-        let settings = inputs.template.settings();
-        let told = format!("service `{}`", name.container);
-        let ports = ports::parse(&service.port_mappings, &told)?;
-        let command = service
-            .entry_point
-            .clone()
-            .filter(|entry_point| !entry_point.is_empty())
-            .map(|entry_point| arguments::literal(vec![entry_point]));
-        let arguments = arguments::split(&service.entry_point_args, &told)?;
-        let user = UserVolumes::of(
+    ) -> Result<(Container, Service), SpecError> {
+        let settings = self.inputs.template.settings();
+        let options = Options::parse(service.create_options.as_deref(), &self.told)?;
+        let ports = ports::parse(&service.port_mappings, &self.told)?;
+        let volumes = UserVolumes::of(
             sources,
-            inputs,
-            &name.container,
+            self.inputs,
+            self.name,
             &service.user_mount_volumes,
             &[],
         )?;
-        let env = secrets.environment(&name.container, &service.environment_variables)?;
-        self.containers.push(Container {
+        // Docker puts what `env:` says after the options, so it counts.
+        let mut environment = options.environment.clone();
+        environment.extend(service.environment_variables.clone());
+        let env = secrets.environment(self.name, &environment)?;
+        let entry_point = service
+            .entry_point
+            .clone()
+            .filter(|entry_point| !entry_point.is_empty())
+            .or_else(|| options.entry_point.clone());
+        let arguments = arguments::split(&service.entry_point_args, &self.told)?;
+        let probes = options.health.as_ref().map(grant::probes);
+        let (startup, readiness) = probes.map_or((None, None), |(startup, readiness)| {
+            (Some(startup), Some(readiness))
+        });
+        let mut container = Container {
             image: Some(image.to_owned()),
-            command,
+            command: entry_point.map(|entry_point| arguments::literal(vec![entry_point])),
             args: (!arguments.is_empty()).then(|| arguments::literal(arguments)),
-            working_dir: service.working_directory.clone(),
+            working_dir: options
+                .working_directory
+                .clone()
+                .or_else(|| service.working_directory.clone()),
             ports: ports::manifest(&ports, settings.host_ports),
-            volume_mounts: (!user.mounts.is_empty()).then_some(user.mounts),
-            ..manifest::container(&name.container, env)
-        });
-        for volume in user.volumes {
-            if !self.volumes.iter().any(|known| known.name == volume.name) {
-                self.volumes.push(volume);
-            }
+            readiness_probe: readiness,
+            security_context: self.user(&options, shared)?,
+            startup_probe: startup,
+            volume_mounts: (!volumes.mounts.is_empty()).then(|| volumes.mounts.clone()),
+            ..manifest::container(self.name, env)
+        };
+        let to = Grantee {
+            name: self.name,
+            extensions: &self.target.extensions,
+            told: &self.told,
+        };
+        let granted = to.grant(self.inputs, &options, &mut container)?;
+        shared.add(&volumes, &options, granted);
+        // A pod has one host name. One that a service wants for itself is at least found.
+        for name in options.aliases.iter().chain(&options.hostname) {
+            shared.add_host_name(name);
         }
-        self.directories.extend(user.directories);
-        let mut extensions = vec!["default".to_owned(), name.image.clone()];
-        if name.container != name.image {
-            extensions.push(name.container.clone());
-        }
-        self.targets.push(Target {
-            container: name.container.clone(),
-            extensions,
-        });
-        self.facts.push(Service {
-            container: name.container.clone(),
+        let fact = Service {
+            container: self.name.to_owned(),
             image: image.to_owned(),
             ports: ports::reachable(&ports, settings.host_ports),
-            health: None,
-        });
-        Ok(())
+            health: options.health.as_ref().map(Health::deadline),
+        };
+        Ok((container, fact))
     }
 
-    /// The pod's names for the services, which all are at its own address.
-    #[must_use]
-    pub fn host_aliases(&self) -> Option<Vec<HostAlias>> {
-        (!self.host_names.is_empty()).then(|| {
-            vec![HostAlias {
-                ip: "127.0.0.1".to_owned(),
-                hostnames: Some(self.host_names.clone()),
-            }]
-        })
+    /// Services run as their images say: databases insist on their own users.
+    fn user(
+        &self,
+        options: &Options,
+        shared: &mut Shared,
+    ) -> Result<Option<SecurityContext>, SpecError> {
+        if options.user.is_none() {
+            return Ok(None);
+        }
+        if !self.inputs.template.settings().allow_user_option {
+            shared.warnings.push(user::not_allowed(&self.told));
+            return Ok(None);
+        }
+        let numbers = options.user_numbers(&self.told)?;
+        Ok(numbers.map(|(uid, gid)| SecurityContext {
+            run_as_user: Some(uid.into()),
+            run_as_group: gid.map(Into::into),
+            ..Default::default()
+        }))
     }
 }
 

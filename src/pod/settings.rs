@@ -1,7 +1,8 @@
 //! What the template's `arc-hook/...` annotations ask for.
 
 use super::error::TemplateError;
-use super::template::{Template, escape};
+use super::template::Template;
+use super::yaml::escape;
 use crate::config::is_true;
 
 /// The annotations, checked once when the template is read.

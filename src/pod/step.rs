@@ -79,7 +79,7 @@ pub fn container_step(
         &inputs.config.pod_name,
         &names::derived(inputs.nonce, "pod"),
     );
-    let pod = manifest::pod(
+    let mut pod = manifest::pod(
         inputs,
         &name,
         PodSpec {
@@ -90,6 +90,7 @@ pub fn container_step(
             ..Default::default()
         },
     );
+    manifest::passwd(inputs, &sources, directories, user, &mut pod);
     let targets = [Target {
         container: JOB_CONTAINER.to_owned(),
         extensions: vec![JOB_CONTAINER.to_owned()],

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
 
 use super::error::TemplateError;
 use super::settings::Settings;
+use super::trace;
+use super::yaml::{self, escape};
 
 /// A place in the template's file, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,16 +42,7 @@ pub struct Template {
 impl Template {
     /// Reads the text of a template.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        // `defaultMode: 0644` means octal to everyone who writes manifests; `yes` is a word, as for
-        // the official hooks (js-yaml 4).
-        let options = serde_saphyr::options! {
-            legacy_octal_numbers: true,
-            strict_booleans: true,
-        };
-        let node: Option<Node> = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| TemplateError::Yaml(error.to_string()))?;
-        let mut places = BTreeMap::new();
-        let root = node.map_or(Value::Null, |node| node.into_value("", &mut places));
+        let (root, places) = yaml::read(text).map_err(TemplateError::Yaml)?;
         let Value::Object(root) = root else {
             return Err(TemplateError::Shape {
                 at: None,
@@ -124,10 +115,8 @@ impl Template {
     /// template's.
     #[must_use]
     pub fn locate(&self, pod: &Value, path: &str) -> Option<Location> {
-        let steps = steps(path)?;
         let root = Value::Object(self.root.clone());
-        let pointer = trace(pod, &root, &steps, String::new())?;
-        self.at(&pointer)
+        self.at(&trace::trace(pod, &root, path)?)
     }
 
     fn check(&self) -> Result<(), TemplateError> {
@@ -255,180 +244,5 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "a mapping",
-    }
-}
-
-/// A key as part of a JSON pointer (RFC 6901).
-pub(super) fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
-enum Step<'a> {
-    Key(&'a str),
-    Index(usize),
-}
-
-/// Splits `spec.containers[1].foo`.
-fn steps(path: &str) -> Option<Vec<Step<'_>>> {
-    let mut steps = Vec::new();
-    for part in path.split('.') {
-        let (key, indices) = part.split_at(part.find('[').unwrap_or(part.len()));
-        if !key.is_empty() {
-            steps.push(Step::Key(key));
-        }
-        for index in indices.split('[').skip(1) {
-            steps.push(Step::Index(index.strip_suffix(']')?.parse().ok()?));
-        }
-    }
-    Some(steps)
-}
-
-/// Follows a path of the pod through the template: elements of lists are found by what they are
-/// merged by, since their positions differ.
-fn trace(pod: &Value, template: &Value, steps: &[Step<'_>], pointer: String) -> Option<String> {
-    let Some((step, rest)) = steps.split_first() else {
-        return Some(pointer);
-    };
-    match step {
-        Step::Key(key) => {
-            let template = template.get(key)?;
-            let pod = pod.get(key).unwrap_or(&Value::Null);
-            trace(pod, template, rest, format!("{pointer}/{}", escape(key)))
-        }
-        Step::Index(index) => {
-            let wanted = pod.get(index)?;
-            template
-                .as_array()?
-                .iter()
-                .enumerate()
-                .filter(|(_, candidate)| same(wanted, candidate))
-                .find_map(|(at, candidate)| {
-                    trace(wanted, candidate, rest, format!("{pointer}/{at}"))
-                })
-        }
-    }
-}
-
-fn same(pod: &Value, template: &Value) -> bool {
-    if let (Some(pod), Some(template)) = (
-        pod.get("name").and_then(Value::as_str),
-        template.get("name").and_then(Value::as_str),
-    ) {
-        return match template.strip_prefix('$') {
-            // `$redis` is merged into `redis-0` too.
-            Some(target) => {
-                target == "default" || pod == target || pod.starts_with(&format!("{target}-"))
-            }
-            None => pod == template,
-        };
-    }
-    for key in ["mountPath", "devicePath", "containerPort", "ip"] {
-        if let (Some(pod), Some(template)) = (pod.get(key), template.get(key)) {
-            return pod == template;
-        }
-    }
-    pod == template
-}
-
-/// YAML with the places of its keys and elements.
-struct Node(Spanned<Content>);
-
-enum Content {
-    Scalar(Value),
-    List(Vec<Node>),
-    Map(Vec<(Spanned<String>, Node)>),
-}
-
-impl Node {
-    fn into_value(self, pointer: &str, places: &mut BTreeMap<String, Location>) -> Value {
-        places
-            .entry(pointer.to_owned())
-            .or_insert_with(|| location(&self.0));
-        match self.0.value {
-            Content::Scalar(value) => value,
-            Content::List(nodes) => nodes
-                .into_iter()
-                .enumerate()
-                .map(|(index, node)| node.into_value(&format!("{pointer}/{index}"), places))
-                .collect(),
-            Content::Map(entries) => Value::Object(
-                entries
-                    .into_iter()
-                    .map(|(key, node)| {
-                        let pointer = format!("{pointer}/{}", escape(&key.value));
-                        places.insert(pointer.clone(), location(&key));
-                        let value = node.into_value(&pointer, places);
-                        (key.value, value)
-                    })
-                    .collect(),
-            ),
-        }
-    }
-}
-
-fn location<T>(spanned: &Spanned<T>) -> Location {
-    Location {
-        line: spanned.referenced.line(),
-        column: spanned.referenced.column(),
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Spanned::deserialize(deserializer).map(Node)
-    }
-}
-
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ContentVisitor)
-    }
-}
-
-struct ContentVisitor;
-
-impl<'de> de::Visitor<'de> for ContentVisitor {
-    type Value = Content;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("YAML")
-    }
-    fn visit_unit<E>(self) -> Result<Content, E> {
-        Ok(Content::Scalar(Value::Null))
-    }
-    fn visit_none<E>(self) -> Result<Content, E> {
-        Ok(Content::Scalar(Value::Null))
-    }
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Content, D::Error> {
-        Content::deserialize(deserializer)
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<Content, E> {
-        Ok(Content::Scalar(value.into()))
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Content, E> {
-        Ok(Content::Scalar(value.into()))
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Content, E> {
-        Ok(Content::Scalar(value.into()))
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<Content, E> {
-        Ok(Content::Scalar(value.into()))
-    }
-    fn visit_str<E>(self, value: &str) -> Result<Content, E> {
-        Ok(Content::Scalar(value.into()))
-    }
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
-        let mut nodes = Vec::new();
-        while let Some(node) = seq.next_element()? {
-            nodes.push(node);
-        }
-        Ok(Content::List(nodes))
-    }
-    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Content::Map(entries))
     }
 }

@@ -104,6 +104,14 @@ fn identity_of<const N: usize>(contexts: [Option<&Value>; N]) -> Option<(u32, Op
     Some((number("runAsUser")?, number("runAsGroup")))
 }
 
+/// What the log says of a `--user` that does not count.
+pub(super) fn not_allowed(told: &str) -> String {
+    format!(
+        "{told}: `--user` is left aside; the hook template may allow it with the annotation \
+         `arc-hook/allow-user-option: \"true\"`"
+    )
+}
+
 /// Sets the user of the container `job`, whatever the template says of it, and the pod's group for
 /// volumes, unless the template has one.
 pub(super) fn apply(pod: &mut Value, uid: Option<u32>, gid: Option<u32>, fs_group: Option<u32>) {

@@ -101,11 +101,17 @@ impl Sources {
         self.below_work(&format!(".arc-hook/{nonce}/{name}"))
     }
 
-    /// The supervisor, which a job can run but not replace, and the spool.
+    /// This program, which a job can run but not replace.
+    #[must_use]
+    pub fn program(&self, nonce: &str) -> VolumeMount {
+        read_only(HOOK, self.of_nonce(nonce, "hook"))
+    }
+
+    /// The supervisor and its spool.
     #[must_use]
     pub fn supervisor(&self, nonce: &str) -> Vec<VolumeMount> {
         vec![
-            read_only(HOOK, self.of_nonce(nonce, "hook")),
+            self.program(nonce),
             mount(SPOOL, self.of_nonce(nonce, "spool")),
         ]
     }
@@ -285,7 +291,8 @@ impl UserVolumes {
     }
 }
 
-fn check_target(
+/// Refuses a mount point that is none, or where something is mounted already.
+pub(super) fn check_target(
     target: &str,
     taken: &[VolumeMount],
     requested: &[VolumeMount],

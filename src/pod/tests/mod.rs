@@ -1,6 +1,7 @@
 mod job;
 mod merge;
 mod names;
+mod options;
 mod ports;
 mod runner;
 mod step;

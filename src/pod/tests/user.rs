@@ -172,3 +172,21 @@ fn restricted_pods_have_what_the_level_demands_in_every_container() {
         999
     );
 }
+
+#[test]
+fn a_forced_user_gets_an_entry_in_passwd_where_the_template_wants_it() {
+    let passwd = |run_as: &str| {
+        plan(&format!(
+            "metadata: {{annotations: {{arc-hook/passwd: 'true', arc-hook/run-as: '{run_as}'}}}}"
+        ))
+    };
+    let pod = passwd("runner").pod;
+    insta::assert_yaml_snapshot!(json!({
+        "init": pod["spec"]["initContainers"],
+        "volumes": pod["spec"]["volumes"],
+        "mounts": container(&pod, "job")["volumeMounts"]
+            .as_array()
+            .map(|mounts| mounts[mounts.len() - 2..].to_vec()),
+    }));
+    assert!(passwd("image").pod["spec"].get("initContainers").is_none());
+}
