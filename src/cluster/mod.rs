@@ -1,6 +1,6 @@
 //! The one place that talks to the API server.
 //!
-//! Every call is bounded in time, tried again where that helps ([`retry`]), and fails with an
+//! Every call is bounded in time, tried again where that helps (`retry`), and fails with an
 //! error that names verb, object and remedy. Creating is idempotent: an answer that was lost on
 //! its way makes the second attempt meet the first one's object, which is recognised by the nonce
 //! in its annotations. Deleting something that is gone is success.
