@@ -108,8 +108,11 @@ pub enum SpecError {
         /// Bytes there may be.
         limit: usize,
     },
-    /// A name that the environment of no process can bear.
-    #[error("build {container}: `{name}` cannot be the name of a variable; remove it from `env:`")]
+    /// A variable that no container can have.
+    #[error(
+        "build {container}: its environment cannot hold `{name}`: names are printable ASCII \
+         without `=`, values hold no NUL; change it in `env:`"
+    )]
     EnvironmentName {
         /// Which container.
         container: String,

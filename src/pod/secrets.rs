@@ -54,8 +54,12 @@ impl<'a> Secrets<'a> {
         let secret = self.environment_name();
         let mut references = Vec::new();
         for (index, (name, value)) in variables.iter().enumerate() {
-            // What execve would take apart in another place, and what it cannot take at all.
-            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            // Kubernetes allows printable ASCII but `=` (validation.IsRelaxedEnvVarName); a value
+            // ends at a NUL.
+            let printable = name
+                .bytes()
+                .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=');
+            if name.is_empty() || !printable || value.contains('\0') {
                 return Err(SpecError::EnvironmentName {
                     container: format!("container `{container}`"),
                     name: name.escape_debug().to_string(),

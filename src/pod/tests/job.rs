@@ -181,7 +181,7 @@ fn variables_with_names_that_no_secret_allows_reach_a_service() {
 
 #[test]
 fn a_variable_that_no_process_can_have_is_refused_by_name() {
-    for name in ["", "A=B", "A\0B"] {
+    for name in ["", "A=B", "A\0B", "A\nB", "\u{c4}"] {
         let mut odd = service("redis");
         odd.environment_variables = environment(&[(name, "value")]);
         let world = World::new("");

@@ -1,3 +1,4 @@
+mod conformance;
 mod job;
 mod merge;
 mod names;
