@@ -96,13 +96,20 @@ impl Cluster {
     /// Finds the API server: `KUBECONFIG` or `~/.kube/config` on a laptop, the service account in
     /// a pod. `namespace` wins over what these say. Sends nothing yet.
     pub async fn connect(namespace: Option<&str>) -> Result<Self, ClusterError> {
-        let connect = |error: &dyn std::error::Error| ClusterError::Connect(error.to_string());
-        let mut config = Config::infer().await.map_err(|error| connect(&error))?;
+        let config = Config::infer()
+            .await
+            .map_err(|error| ClusterError::Connect(error.to_string()))?;
+        Self::from_config(config, namespace)
+    }
+
+    /// As [`Self::connect`], with a configuration that is known.
+    pub fn from_config(mut config: Config, namespace: Option<&str>) -> Result<Self, ClusterError> {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         // `retry` knows what a lost answer to a creation means; kube's own layer does not.
         config.default_retry = false;
         let namespace = namespace.unwrap_or(&config.default_namespace).to_owned();
-        let client = Client::try_from(config).map_err(|error| connect(&error))?;
+        let client =
+            Client::try_from(config).map_err(|error| ClusterError::Connect(error.to_string()))?;
         Ok(Self {
             client,
             namespace,
