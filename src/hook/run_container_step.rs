@@ -228,7 +228,7 @@ impl Action<'_> {
     /// Removes pod, secrets and directories of the action.
     fn discard(&self) {
         let cluster: Cluster = self.api.cluster.patient(DISCARD);
-        let removed = self.api.run(tokio::time::timeout(DISCARD, async {
+        let remove = async {
             // The name is random, so whatever bears it is ours.
             cluster
                 .delete::<Pod>(&self.plan.name, None, Some(1))
@@ -239,7 +239,10 @@ impl Action<'_> {
                 }
             }
             anyhow::Ok(())
-        }));
+        };
+        let removed = self
+            .api
+            .run(async { tokio::time::timeout(DISCARD, remove).await });
         if !matches!(removed, Ok(Ok(()))) {
             output::debug("the action's pod could not be deleted; `cleanup_job` will");
         }

@@ -6,7 +6,7 @@ use arc_hook::cluster::{Cluster, ClusterError, Deletion, LogEnd, LogPosition, Lo
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Value, json};
 
-use crate::fake_api::{FakeApi, Kind, Kubelet};
+use crate::fake_api::{FakeApi, Kind, Kubelet, lines};
 
 struct Bench {
     api: FakeApi,
@@ -23,7 +23,7 @@ impl Bench {
             .build()
             .unwrap();
         let mut config = kube::Config::new(api.url.parse().unwrap());
-        config.default_namespace = "ci".to_owned();
+        "ci".clone_into(&mut config.default_namespace);
         let cluster = runtime
             .block_on(async { Cluster::from_config(config, None) })
             .unwrap();
@@ -180,7 +180,7 @@ fn events_that_the_role_withholds_are_simply_not_known() {
 #[test]
 fn a_log_whose_stream_breaks_again_and_again_arrives_whole_and_once() {
     let bench = Bench::new();
-    let lines: Vec<String> = (0..200)
+    let log: Vec<String> = (0..200)
         .map(|n| {
             format!(
                 "2026-11-21T06:{:02}:{:02}.{:09}Z line {n}",
@@ -191,7 +191,7 @@ fn a_log_whose_stream_breaks_again_and_again_arrives_whole_and_once() {
         })
         .collect();
     bench.api.state().kubelet = Kubelet::Program {
-        log: lines,
+        log,
         exit: None,
         cut: Some(777),
     };
@@ -212,7 +212,7 @@ fn a_log_whose_stream_breaks_again_and_again_arrives_whole_and_once() {
             LogEnd::Closed => break,
         }
     }
-    let whole: String = (0..200).map(|n| format!("line {n}\n")).collect();
+    let whole = lines((0..200).map(|n| format!("line {n}")));
     assert_eq!(String::from_utf8(out).unwrap(), whole);
     assert!(streams > 5, "{streams}");
 }

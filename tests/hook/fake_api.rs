@@ -438,11 +438,7 @@ impl State {
             .map(|time| time.replace("%3A", ":"));
         // The kubelet counts whole seconds.
         let since = since.map(|time| time[..19].to_owned()).unwrap_or_default();
-        let lines: String = log
-            .iter()
-            .filter(|line| line[..19] >= *since)
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let lines = lines(log.iter().filter(|line| line[..19] >= *since));
         let breaks = cut.filter(|cut| query.contains("follow=true") && *cut < lines.len());
         let mut answer = text(200, lines[..breaks.unwrap_or(lines.len())].to_owned());
         answer.body_mut().breaks =
@@ -490,4 +486,13 @@ pub fn running(pod: &Value) -> Value {
         .collect();
     json!({"phase": "Running", "podIP": "10.0.0.9", "containerStatuses": statuses,
            "conditions": [{"type": "PodScheduled", "status": "True"}]})
+}
+
+/// Lines as a log holds them.
+pub fn lines(lines: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    use std::fmt::Write as _;
+    lines.into_iter().fold(String::new(), |mut log, line| {
+        let _ = writeln!(log, "{line}");
+        log
+    })
 }

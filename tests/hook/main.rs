@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod actions;
 mod cluster;
+mod failures;
 mod fake_api;
+mod jobs;
+mod requests;
+mod runner;
