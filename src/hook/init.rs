@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use super::passwd;
 use crate::record::Memory;
 
 /// What to prepare.
@@ -27,29 +28,44 @@ pub enum Init {
         #[arg(long)]
         job_pod: String,
     },
+    /// Writes `passwd` and `group` of this image with an entry for the job's user
+    Passwd {
+        /// The user, as UID or UID:GID
+        #[arg(long)]
+        user: String,
+        /// The directory to write to
+        #[arg(long)]
+        to: PathBuf,
+    },
 }
 
 impl Init {
     /// Does it.
     ///
     /// # Errors
-    /// Not even the failure could be noted.
+    /// Not even the failure could be noted, or a file could not be written.
     pub fn run(self) -> anyhow::Result<()> {
-        let Self::Externals {
-            from,
-            to,
-            state,
-            job_pod,
-        } = self;
-        // It outlives the hook process that started it, so it leaves its session and with it the
-        // signals of the runner's process group.
-        let _ = rustix::process::setsid();
-        let copied = copy_tree(&from, &to);
-        let failure = copied.err().map(|error| format!("{error:#}"));
-        Memory::of(&state, &job_pod)
-            .note_externals(failure.as_deref())
-            .context("note how the copy of the runner's programs ended")
+        match self {
+            Self::Externals {
+                from,
+                to,
+                state,
+                job_pod,
+            } => externals(&from, &to, &Memory::of(&state, &job_pod)),
+            Self::Passwd { user, to } => passwd::write(&user, &to),
+        }
     }
+}
+
+fn externals(from: &Path, to: &Path, memory: &Memory) -> anyhow::Result<()> {
+    // It outlives the hook process that started it, so it leaves its session and with it the
+    // signals of the runner's process group.
+    let _ = rustix::process::setsid();
+    let copied = copy_tree(from, to);
+    let failure = copied.err().map(|error| format!("{error:#}"));
+    memory
+        .note_externals(failure.as_deref())
+        .context("note how the copy of the runner's programs ended")
 }
 
 /// Copies a directory of the runner's image: directories, files with their modes, and links as

@@ -7,6 +7,7 @@ pub mod init;
 pub mod leftovers;
 pub mod liveness;
 pub mod output;
+mod passwd;
 pub mod prepare_job;
 pub mod run_container_step;
 pub mod run_script_step;
