@@ -2,12 +2,10 @@
 # Shared by start and stop; source it after ../lib.sh.
 
 STORAGE=$STATE/storage
-POOL_DIR=$STORAGE/pool
-POOL_FILE=$POOL_DIR/$ZPOOL.img
 ZFS_TEMPLATE=$REPO_DIR/hook-templates/openebs-zfs.yaml
-
-# Made by zfs-fuse at fixed places.
-ZFS_FILES=(/var/lib/zfs/zpool.cache /run/zfs /run/lock/zfs)
+# The data set below which the template's class makes its volumes.
+# shellcheck disable=SC2034
+DATASET=$(awk '$1 == "poolname:" { print $2 }' "$ZFS_TEMPLATE")
 
 # Every mount of our volumes, wherever it is, the latest first: those of the pool, and
 # those of the file systems that are mounted below $STORAGE.
