@@ -14,7 +14,7 @@ use super::await_pod::{PodWait, Progress};
 use super::leftovers::Leftovers;
 use super::output;
 use super::surroundings::{self, Surroundings};
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, ClusterError};
 use crate::config::{Config, WorkVolume};
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, Plan, RunnerPod, SpecError, Template, User, names};
@@ -139,7 +139,9 @@ impl Preparation<'_> {
         };
         // Before the pod exists, so that whoever finds the one finds the other.
         self.memory.save(&record)?;
-        self.create(&plan).await?;
+        self.create(&plan)
+            .await
+            .map_err(|error| around.blame(&plan, error))?;
         self.copy_externals(&tree)?;
         let (ready, pod) = self.wait(&plan, &tree).await?;
         check_user(&plan, &ready, around.identity.uid)?;
@@ -161,7 +163,7 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    async fn create(&self, plan: &Plan) -> anyhow::Result<()> {
+    async fn create(&self, plan: &Plan) -> Result<(), ClusterError> {
         // The kubelet waits for seconds when it misses a secret that comes a moment later.
         for secret in &plan.secrets {
             if let Some(name) = &secret.metadata.name {

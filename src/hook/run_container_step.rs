@@ -19,7 +19,7 @@ use super::step_files::StepFiles;
 use super::step_log::StepLog;
 use super::surroundings::{self, Surroundings};
 use super::unwrapped::Unwrapped;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, JobFacts, Plan, names};
@@ -65,6 +65,7 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
         None => Memory::of(&config.paths.state, &plan.name),
     };
     let action = Action {
+        around: &around,
         config,
         request,
         plan: &plan,
@@ -72,7 +73,7 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
         api: &api,
         memory: &memory,
     };
-    let code = action.run(&around, job.as_ref(), signals);
+    let code = action.run(job.as_ref(), signals);
     action.discard();
     if job.is_some() {
         memory.note_outcome("run_container_step", *code.as_ref().unwrap_or(&1));
@@ -94,6 +95,7 @@ fn facts(job: &JobRecord) -> Option<JobFacts> {
 }
 
 struct Action<'a> {
+    around: &'a Surroundings<'a>,
     config: &'a Config,
     request: &'a Container,
     plan: &'a Plan,
@@ -103,14 +105,9 @@ struct Action<'a> {
 }
 
 impl Action<'_> {
-    fn run(
-        &self,
-        around: &Surroundings<'_>,
-        job: Option<&JobRecord>,
-        signals: &Signals,
-    ) -> anyhow::Result<u8> {
+    fn run(&self, job: Option<&JobRecord>, signals: &Signals) -> anyhow::Result<u8> {
         self.memory.begin()?;
-        let own = around.make_tree(self.plan, self.nonce)?;
+        let own = self.around.make_tree(self.plan, self.nonce)?;
         let jobs = job
             .map(|job| JobTree::open(&self.config.paths, &job.nonce, job.foreign_user))
             .transpose()
@@ -125,6 +122,12 @@ impl Action<'_> {
 
     /// Creates the pod.
     async fn create(&self) -> anyhow::Result<()> {
+        self.create_all()
+            .await
+            .map_err(|error| self.around.blame(self.plan, error))
+    }
+
+    async fn create_all(&self) -> Result<(), ClusterError> {
         let cluster = &self.api.cluster;
         for secret in &self.plan.secrets {
             cluster

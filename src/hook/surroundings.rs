@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::output;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
 use crate::pod::{Identity, Inputs, Plan, RunnerPod, Template, User};
 use crate::spool::directory::Directory;
@@ -70,6 +70,25 @@ impl<'a> Surroundings<'a> {
             User::Fixed { uid, .. } => uid != self.identity.uid,
             // Known only when it runs.
             User::Image => true,
+        }
+    }
+
+    /// What the API server said of the pod, with the places in the hook template that it is about.
+    #[must_use]
+    pub fn blame(&self, plan: &Plan, error: ClusterError) -> anyhow::Error {
+        let places: Vec<String> = self
+            .template
+            .blamed(&plan.pod, &error.to_string())
+            .into_iter()
+            .map(|(field, at)| format!("{at} (`{field}`)"))
+            .collect();
+        match &self.config.template {
+            Some(path) if !places.is_empty() => anyhow::Error::from(error).context(format!(
+                "use the hook template `{}`, {}",
+                path.display(),
+                places.join(", ")
+            )),
+            _ => error.into(),
         }
     }
 

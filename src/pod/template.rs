@@ -119,6 +119,15 @@ impl Template {
         self.at(&trace::trace(pod, &root, path)?)
     }
 
+    /// The fields in a message of the API server that come from the template, and where they stand.
+    #[must_use]
+    pub fn blamed(&self, pod: &Value, message: &str) -> Vec<(String, Location)> {
+        trace::fields(message)
+            .into_iter()
+            .filter_map(|field| Some((field.to_owned(), self.locate(pod, field)?)))
+            .collect()
+    }
+
     fn check(&self) -> Result<(), TemplateError> {
         for (key, value) in &self.root {
             let known = match key.as_str() {

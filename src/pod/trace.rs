@@ -9,6 +9,21 @@ pub fn trace(pod: &Value, template: &Value, path: &str) -> Option<String> {
     follow(pod, template, &steps(path)?, String::new())
 }
 
+/// The fields that a message of the API server names, each once: `spec.containers[1].foo` between
+/// whatever else it says.
+pub fn fields(message: &str) -> Vec<&str> {
+    let mut fields = Vec::new();
+    let of_path = |c: char| c.is_ascii_alphanumeric() || "._-[]/".contains(c);
+    for word in message.split(|c| !of_path(c)) {
+        let word = word.trim_end_matches(['.', '-', '/']);
+        let named = word.starts_with("spec.") || word.starts_with("metadata.");
+        if named && !fields.contains(&word) {
+            fields.push(word);
+        }
+    }
+    fields
+}
+
 enum Step<'a> {
     Key(&'a str),
     Index(usize),

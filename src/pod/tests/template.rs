@@ -112,6 +112,27 @@ fn what_the_api_server_says_of_a_field_is_traced_to_the_file() {
 }
 
 #[test]
+fn a_message_that_names_several_fields_is_traced_for_those_of_the_template() {
+    let world = World::new("spec:\n  containers:\n    - name: $job\n      tty: 5\n      oops: x\n");
+    let plan = world.job(&request("node:22", Vec::new()));
+    let message = "strict decoding error: unknown field \"spec.containers[0].oops\", unknown field \
+                   \"spec.other\"; Pod \"x\" is invalid: spec.containers[0].tty: Invalid value: 5.";
+    let found: Vec<_> = world
+        .template
+        .blamed(&plan.pod, message)
+        .into_iter()
+        .map(|(field, at)| format!("{field} {at}"))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "spec.containers[0].oops line 5 column 7",
+            "spec.containers[0].tty line 4 column 7"
+        ]
+    );
+}
+
+#[test]
 fn the_template_of_the_founding_document_is_read() {
     let template = Template::parse(FOUNDING).expect("a template");
     assert_eq!(template.metadata("labels"), [("labeled-by", "extension")]);
