@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use arc_hook::config::RunnerPaths;
 use arc_hook::record::{JobRecord, Memory};
-use arc_hook::spool::{JobTree, Nonce};
+use arc_hook::spool::client::{Liveness, RunningStep};
+use arc_hook::spool::directory::Directory;
+use arc_hook::spool::signals::Signals;
+use arc_hook::spool::{JobTree, Nonce, StepRequest};
 use serde_json::json;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_arc-hook");
@@ -611,4 +614,43 @@ fn links_between_processes_of_a_job_do_not_lead_scripts_astray() {
     writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
     assert_eq!(fs::read(&victim).unwrap(), b"whole");
+}
+
+struct Alive;
+
+impl Liveness for Alive {
+    fn examine(&mut self, _silence: Duration) -> Option<String> {
+        None
+    }
+}
+
+/// A hook removes the claim of a collected step before its directory; the supervisor once took
+/// such a directory for a new step and put a claim into it, which then could not be removed.
+#[test]
+fn a_finished_step_is_not_claimed_again_while_it_is_removed() {
+    let job = Job::start();
+    let spool = Directory::open(&job.tree.join("spool")).unwrap();
+    let request = StepRequest {
+        argv: vec!["true".to_owned()],
+        environment: BTreeMap::new(),
+        path: Vec::new(),
+        directory: None,
+    };
+    let step = RunningStep::submit(spool, &request, false).unwrap();
+    let signals = Signals::catch_these(&[]).unwrap();
+    step.follow(&mut std::io::sink(), &signals, &mut Alive)
+        .unwrap();
+    let directory = fs::read_dir(job.tree.join("spool/steps"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    fs::remove_file(directory.join("claimed")).unwrap();
+    let beat = || fs::read(job.tree.join("spool/heartbeat")).unwrap();
+    let before = beat();
+    wait_until("the supervisor has looked again", || beat() != before);
+    assert!(!directory.join("claimed").exists());
+    step.collect();
+    assert_eq!(job.steps_left(), 0);
 }

@@ -39,7 +39,7 @@ impl StepRun<'_> {
         let ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
             .and_then(|step| {
                 let exit = step.follow(&mut log, signals, liveness)?;
-                step.collect()?;
+                step.collect();
                 Ok(exit)
             });
         let commands = log.finish();

@@ -228,10 +228,14 @@ impl RunningStep {
         }
     }
 
-    /// Removes what is left of a step whose end was collected.
-    pub fn collect(self) -> Result<(), StepError> {
-        self.steps.remove_tree(self.id.as_str())?;
-        Ok(())
+    /// Removes what is left of a step whose end was collected. What cannot be removed goes with
+    /// the job's tree, and says nothing about the step.
+    pub fn collect(self) {
+        let done = format!("{UNFINISHED}{}.done", self.id);
+        let _ = self
+            .steps
+            .rename(self.id.as_str(), &done)
+            .and_then(|()| self.steps.remove_tree(&done));
     }
 
     fn cancel(&self) -> Result<(), FileError> {

@@ -8,7 +8,7 @@ mod exec;
 mod processes;
 mod step;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -66,6 +66,9 @@ struct Supervisor {
     steps: Directory,
     heartbeat: std::fs::File,
     running: HashMap<Pid, Step>,
+    /// Steps that were claimed and are still listed. A hook that removes a step it has collected
+    /// removes the claim before the directory.
+    claimed: HashSet<String>,
     entry: Option<Pid>,
 }
 
@@ -79,6 +82,7 @@ impl Supervisor {
             steps,
             heartbeat,
             running: HashMap::new(),
+            claimed: HashSet::new(),
             entry: None,
         };
         supervisor.start_entry()?;
@@ -131,8 +135,10 @@ impl Supervisor {
 
     /// Claims every complete request that is new.
     fn accept(&mut self) -> anyhow::Result<()> {
-        for name in self.steps.names()? {
-            if name.starts_with(UNFINISHED) || self.running.values().any(|step| step.is(&name)) {
+        let names = self.steps.names()?;
+        self.claimed.retain(|name| names.contains(name));
+        for name in names {
+            if name.starts_with(UNFINISHED) || self.claimed.contains(&name) {
                 continue;
             }
             // A hook that was killed leaves its step running; the next step must not meet it.
@@ -145,6 +151,7 @@ impl Supervisor {
             if let Some(step) = Step::claim(&self.steps, &name)? {
                 self.running.insert(step.leader(), step);
             }
+            self.claimed.insert(name);
         }
         Ok(())
     }

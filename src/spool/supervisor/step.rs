@@ -135,11 +135,6 @@ impl Step {
         self.leader
     }
 
-    /// Whether it bears that name.
-    pub fn is(&self, id: &str) -> bool {
-        self.id == id
-    }
-
     /// Whether its hook is dead and its processes are being ended.
     pub fn is_ending_orphan(&self) -> bool {
         self.orphaned && !self.is_recorded()
