@@ -45,6 +45,15 @@ fn pod(status: Value) -> Pod {
     serde_json::from_value(pod).unwrap()
 }
 
+/// The service has a health check that may fail for 34 s.
+fn with_health_check(mut pod: Pod) -> Pod {
+    let probe = json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 34});
+    if let Some(spec) = pod.spec.as_mut() {
+        spec.containers[1].startup_probe = serde_json::from_value(probe).unwrap();
+    }
+    pod
+}
+
 fn scheduled() -> Value {
     json!({"type": "PodScheduled", "status": "True"})
 }
@@ -173,6 +182,12 @@ pods! {
         &json!({"exitCode": 137, "reason": "OOMKilled"}));
     a_service_that_exits: ended("redis", &json!({"exitCode": 1, "reason": "Error",
         "message": "*** FATAL CONFIG FILE ERROR ***\n##[error]bad directive\n::error::x"}));
+    a_service_that_never_became_healthy: with_health_check(ended("redis", &json!({"exitCode": 0,
+        "reason": "Completed", "startedAt": "2026-11-21T07:25:47Z",
+        "finishedAt": "2026-11-21T07:26:21Z"})));
+    a_service_with_a_health_check_that_exits_early: with_health_check(ended("redis",
+        &json!({"exitCode": 1, "reason": "Error", "startedAt": "2026-11-21T07:25:47Z",
+                "finishedAt": "2026-11-21T07:25:49Z"})));
     a_supervisor_that_cannot_start: ended("job", &json!({"exitCode": 128, "reason": "StartError",
         "message": "failed to create containerd task: runc create failed: unable to start container \
                     process: exec: \"/__hook/arc-hook\": permission denied"}));

@@ -254,6 +254,15 @@ fn ended(
                 remedy,
             )
         }
+        _ if let Some(seconds) = unhealthy_after(pod, name, end) => Explanation::new(
+            "Service unhealthy",
+            format!(
+                "{which} never became healthy: its check failed for {seconds} s, then Kubernetes \
+                 ended it"
+            ),
+            "look at its log and at `--health-cmd`, which runs in its container; where it needs \
+             longer, raise `--health-retries` or `--health-start-period`",
+        ),
         reason => {
             let signal = end.signal.filter(|signal| *signal > 0);
             let how = match signal {
@@ -283,6 +292,30 @@ fn ended(
             )
         }
     }
+}
+
+/// How long a container ran whose startup probe never succeeded. The pod does not say so, but such
+/// a container ends when the probe's failures are used up, and hardly ever just then otherwise.
+fn unhealthy_after(pod: &Pod, name: &str, end: &ContainerStateTerminated) -> Option<i64> {
+    let probe = spec(pod, name)?.startup_probe.as_ref()?;
+    let [failures, period, timeout, grace] = [
+        probe.failure_threshold.unwrap_or(3),
+        probe.period_seconds.unwrap_or(10),
+        probe.timeout_seconds.unwrap_or(1),
+        30,
+    ]
+    .map(i64::from);
+    let started = end.started_at.as_ref()?.0;
+    let ran = end
+        .finished_at
+        .as_ref()?
+        .0
+        .duration_since(started)
+        .as_secs();
+    // The first check is at once; times are whole seconds.
+    let first = (failures - 1) * period - 1;
+    let last = failures * period.max(timeout) + grace;
+    (first..=last).contains(&ran).then_some(ran)
 }
 
 fn memory_limit(pod: &Pod, name: &str) -> Option<String> {

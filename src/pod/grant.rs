@@ -196,11 +196,10 @@ impl Grantee<'_> {
 /// The probes of a health check.
 ///
 /// Readiness follows Docker's settings. Until the first success a startup probe asks each second
-/// instead, since the first step waits for it; Kubernetes ends the container when that never
-/// comes, somewhat after the hook has given up.
+/// instead, since the first step waits for it; Kubernetes ends the container when that does not
+/// come in the time that Docker would give it.
 #[must_use]
 pub fn probes(health: &Health) -> (Probe, Probe) {
-    const MARGIN: i32 = 30;
     let seconds = |time: std::time::Duration| {
         i32::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(i32::MAX)
     };
@@ -220,7 +219,7 @@ pub fn probes(health: &Health) -> (Probe, Probe) {
     let period = health.start_interval.map_or(1, seconds).max(1);
     let startup = Probe {
         period_seconds: Some(period),
-        failure_threshold: Some((seconds(health.deadline()) + MARGIN) / period + 1),
+        failure_threshold: Some(seconds(health.deadline()) / period + 1),
         ..readiness.clone()
     };
     (startup, readiness)

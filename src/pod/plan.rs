@@ -75,7 +75,8 @@ pub struct Service {
     pub image: String,
     /// Container port to the port at which the job reaches it.
     pub ports: BTreeMap<String, String>,
-    /// How long it may take to become ready after its start, where readiness gates the first step.
+    /// How long after its start Kubernetes ends it unless it became healthy; absent without a health
+    /// check.
     pub health: Option<Duration>,
 }
 
