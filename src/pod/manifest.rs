@@ -13,6 +13,7 @@ use super::error::{SpecError, TemplateError};
 use super::merge::{self, Merged, Target};
 use super::names::{self, JOB_CONTAINER};
 use super::plan::{Inputs, User};
+use super::settings::RunAs;
 use super::user;
 use super::volumes::{self, HOOK, SPOOL, Sources};
 
@@ -65,15 +66,23 @@ pub fn pod(inputs: &Inputs<'_>, name: &str, spec: PodSpec) -> Pod {
         },
         spec: Some(PodSpec {
             affinity: affinity::of(inputs),
-            // A job has no business with the API server, and needs no list of the namespace's
-            // services in its environment.
-            automount_service_account_token: Some(false),
+            // A job has no business with the API server, unless the template gives it an account of
+            // its own, and needs no list of the namespace's services in its environment.
+            automount_service_account_token: (!has_account(inputs)).then_some(false),
             enable_service_links: Some(false),
             restart_policy: Some("Never".to_owned()),
             ..spec
         }),
         status: None,
     }
+}
+
+/// Whether the template names a service account: then it is to be used.
+fn has_account(inputs: &Inputs<'_>) -> bool {
+    inputs.template.spec().is_some_and(|spec| {
+        spec.get("serviceAccountName")
+            .is_some_and(|name| name.as_str().is_some_and(|name| !name.is_empty()))
+    })
 }
 
 /// Pull secrets: the runner pod's, then those of the request.
@@ -226,6 +235,9 @@ pub fn finish(
     gid: Option<u32>,
     fs_group: Option<u32>,
 ) -> Result<(), SpecError> {
+    if inputs.template.settings().run_as == Some(RunAs::Image) {
+        user::clear(pod);
+    }
     user::apply(pod, uid, gid, fs_group);
     if inputs.template.settings().restricted {
         user::restrict(pod);

@@ -255,6 +255,10 @@ impl Merged {
                     "template: `image` of `${extension}` is left aside; the workflow names the \
                      image of container `{name}`"
                 )),
+                "restartPolicy" | "restartPolicyRules" if is_job => self.warn(format!(
+                    "template: `{key}` of `${extension}` is left aside: a job container that \
+                     starts again has lost the steps it ran"
+                )),
                 "command" if is_job => self.command = strings(theirs),
                 "args" if is_job => self.arguments = strings(theirs),
                 "volumeMounts" => {

@@ -51,11 +51,12 @@ pub struct JobFacts {
 }
 
 /// Who the container runs as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum User {
     /// As the hook process, the runner's user.
     Runner(Identity),
     /// As the image says; known only from `ready.json`.
+    #[default]
     Image,
     /// As annotation, template or option says.
     Fixed {
@@ -81,7 +82,7 @@ pub struct Service {
 }
 
 /// A pod to be created, with what belongs to it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// The pod's name.
     pub name: String,

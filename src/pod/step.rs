@@ -32,6 +32,13 @@ pub fn container_step(
             });
         }
     };
+    if let Some(mount) = request.user_mount_volumes.first() {
+        return Err(SpecError::Volume {
+            container: "the container action".to_owned(),
+            volume: mount.target_volume_path.clone(),
+            reason: "a container action has the runner's volumes only, as in Docker mode",
+        });
+    }
     let supervised = request
         .entry_point
         .as_deref()
@@ -117,14 +124,10 @@ pub fn container_step(
         } else {
             protocol::Environment::new()
         },
-        companion: Vec::new(),
         working_directory: request.working_directory.clone(),
         image,
-        ports: std::collections::BTreeMap::new(),
-        services: Vec::new(),
-        host_names: Vec::new(),
-        directories: Vec::new(),
         warnings,
+        ..Default::default()
     })
 }
 

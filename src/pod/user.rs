@@ -112,8 +112,8 @@ pub(super) fn not_allowed(told: &str) -> String {
     )
 }
 
-/// Sets the user of the container `job`, whatever the template says of it, and the pod's group for
-/// volumes, unless the template has one.
+/// Sets the user of the container `job` as far as it is known, whatever the template says of it, and
+/// the pod's group for volumes, unless the template has one.
 pub(super) fn apply(pod: &mut Value, uid: Option<u32>, gid: Option<u32>, fs_group: Option<u32>) {
     if let Some(group) = fs_group {
         let context = object(&mut pod["spec"]["securityContext"]);
@@ -124,31 +124,29 @@ pub(super) fn apply(pod: &mut Value, uid: Option<u32>, gid: Option<u32>, fs_grou
                 .or_insert_with(|| json!("OnRootMismatch"));
         }
     }
+    let ids = [("runAsUser", uid), ("runAsGroup", gid)];
+    if ids.iter().all(|(_, id)| id.is_none()) {
+        return;
+    }
     let Some(container) = job_container(pod) else {
         return;
     };
-    if uid.is_none() && gid.is_none() {
-        // With `run-as: image` over a template that names a user: the image's counts, as far as
-        // the pod's own setting does not.
-        if let Some(context) = container
-            .get_mut("securityContext")
-            .and_then(Value::as_object_mut)
-        {
-            context.remove("runAsUser");
-            context.remove("runAsGroup");
-        }
-        return;
-    }
     let context = object(&mut container["securityContext"]);
-    for (key, id) in [("runAsUser", uid), ("runAsGroup", gid)] {
-        match id {
-            Some(id) => {
-                context.insert(key.to_owned(), json!(id));
-            }
-            None => {
-                context.remove(key);
-            }
+    for (key, id) in ids {
+        if let Some(id) = id {
+            context.insert(key.to_owned(), json!(id));
         }
+    }
+}
+
+/// Takes the template's user from the container `job`, for `arc-hook/run-as: image`.
+pub(super) fn clear(pod: &mut Value) {
+    let context = job_container(pod)
+        .and_then(|container| container.get_mut("securityContext"))
+        .and_then(Value::as_object_mut);
+    if let Some(context) = context {
+        context.remove("runAsUser");
+        context.remove("runAsGroup");
     }
 }
 

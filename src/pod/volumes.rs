@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::error::SpecError;
+use super::names::JOB_CONTAINER;
 use super::plan::Inputs;
 use crate::config::WorkVolume;
 use crate::protocol::Mount;
@@ -226,7 +227,8 @@ impl UserVolumes {
     /// becomes a volume that the containers of the pod share by that name; anything else would be
     /// the runner's or the node's, and is refused.
     ///
-    /// Only for the job's pod: the source lies where a running job can plant links.
+    /// Only the job container gets a part of the workspace, since it alone starts before anything
+    /// can plant a link there.
     pub fn of(
         sources: &Sources,
         inputs: &Inputs<'_>,
@@ -264,6 +266,12 @@ impl UserVolumes {
                              directory of the workspace, or a named volume",
                         )
                     })?;
+                    if container != JOB_CONTAINER {
+                        return Err(refuse(
+                            "a service gets no part of the workspace, where the job could plant \
+                             links for it to follow; use a named volume, which the job can fill",
+                        ));
+                    }
                     result.directories.push(below.iter().collect());
                     self::mount(target, sources.below_work(&below.join("/")))
                 }

@@ -116,6 +116,7 @@ fn what_a_job_cannot_do_without_stays() {
   - name: job
     image: evil
   - name: $job
+    restartPolicy: Always
     volumeMounts:
     - {name: work, mountPath: /__w/demo/demo/}
     - {name: work, mountPath: /__hook/spool/steps}
@@ -135,7 +136,8 @@ fn what_a_job_cannot_do_without_stays() {
         entry(&job["volumeMounts"], "mountPath", "/__w/demo/demo")["subPath"],
         "demo/demo"
     );
-    assert_eq!(plan.warnings.len(), 5, "{:?}", plan.warnings);
+    assert!(job.get("restartPolicy").is_none());
+    assert_eq!(plan.warnings.len(), 6, "{:?}", plan.warnings);
 }
 
 #[test]

@@ -200,3 +200,38 @@ fn restricted_pods_of_a_job_and_of_an_action() {
     let step = crate::pod::container_step(&world.inputs(), &service("alpine"), None);
     insta::assert_yaml_snapshot!("restricted_step", super::manifests(&step.expect("a pod")));
 }
+
+#[test]
+fn what_the_template_says_of_the_user_in_part_stays() {
+    let group = plan("spec: {containers: [{name: $job, securityContext: {runAsGroup: 5}}]}");
+    assert_eq!(group.user, User::Image);
+    assert_eq!(
+        container(&group.pod, "job")["securityContext"],
+        json!({"runAsGroup": 5})
+    );
+    let malformed = plan("spec: {containers: [{name: $job, securityContext: {runAsUser: '5'}}]}");
+    assert_eq!(
+        container(&malformed.pod, "job")["securityContext"],
+        json!({"runAsUser": "5"})
+    );
+    let image = plan(
+        "metadata: {annotations: {arc-hook/run-as: image}}\n\
+         spec: {containers: [{name: $job, securityContext: {runAsUser: 5, privileged: true}}]}",
+    );
+    assert_eq!(
+        container(&image.pod, "job")["securityContext"],
+        json!({"privileged": true})
+    );
+    assert_eq!(image.warnings.len(), 1);
+}
+
+#[test]
+fn a_token_is_mounted_only_for_an_account_of_the_template() {
+    let token = |template: &str| plan(template).pod["spec"]["automountServiceAccountToken"].clone();
+    assert_eq!(token(""), json!(false));
+    assert_eq!(token("spec: {serviceAccountName: builder}"), json!(null));
+    assert_eq!(
+        token("spec: {automountServiceAccountToken: true}"),
+        json!(true)
+    );
+}

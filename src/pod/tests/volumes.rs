@@ -229,3 +229,14 @@ fn no_pod_ever_has_a_host_path_or_the_docker_socket_of_a_request() {
     let pod = plan.pod.to_string();
     assert!(!pod.contains("hostPath") && !pod.contains("docker.sock"));
 }
+
+#[test]
+fn a_service_or_an_action_gets_no_part_of_the_workspace_by_volumes() {
+    let world = World::new("");
+    let mut redis = service("redis");
+    redis.user_mount_volumes = vec![mount(Some("/home/runner/_work/demo/demo/sql"), "/sql")];
+    let error = crate::pod::container_step(&world.inputs(), &redis, None);
+    assert!(matches!(error, Err(SpecError::Volume { .. })), "{error:?}");
+    let error = job(&world.inputs(), &request("node:22", vec![redis]));
+    assert!(matches!(error, Err(SpecError::Volume { .. })), "{error:?}");
+}
