@@ -96,7 +96,7 @@ async fn run(filter: &str, seed: Option<u64>) -> anyhow::Result<bool> {
     let stage = Arc::new(Stage::new(Cluster::connect(Paths::new()).await?, seed));
     let mut failed = 0;
     for scenario in &chosen {
-        stage.clear();
+        stage.keep(String::new());
         let start = Instant::now();
         let result = tokio::time::timeout(scenario.deadline, scenario.run(stage.clone()))
             .await

@@ -28,8 +28,9 @@ const SERVICE_ACCOUNT: &str = "conan-zfs-gha-rs-kube-mode";
 const RUNNER_LABEL: &str = "actions-ephemeral-runner=True";
 /// Writes of the harness.
 const MANAGER: &str = "arc-hook-e2e";
-/// How long things may take to go.
-const REMOVAL: Duration = Duration::from_mins(1);
+/// How long things may take to go. After an outage of the API server its
+/// clients come back within half a minute each, one after another.
+const REMOVAL: Duration = Duration::from_mins(3);
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// The cluster, with a scale set installed.

@@ -1,15 +1,14 @@
 //! What a hostile job tries beyond its own files.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, PodSpec, Secret};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
 
-use super::{Acting, Stage, judge};
+use super::{Acting, Stage};
 use crate::harness::runner::{Options, Runner};
 use crate::runner::guid::guid;
 
@@ -82,29 +81,21 @@ pub fn planted_secrets(stage: Arc<Stage>) -> Acting {
                  "with": {"args": "--env ACTION_SECRET --out in-the-plain-action --sleep 3"}},
             ],
         });
-        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
-        runner.submit(&job.to_string())?;
-        let go = runner.path("/home/runner/_work/demo/demo/go");
-        let checks = async {
-            runner.await_log("waiting").await?;
-            search(&stage, &runner, &planted).await?;
+        let looks = async |runner: &Runner| {
+            let go = runner.path("/home/runner/_work/demo/demo/go");
+            runner.await_log("waiting\n").await?;
+            search(&stage, runner, &planted).await?;
             std::fs::write(&go, "")?;
             runner.await_log("in the action\n").await?;
-            search(&stage, &runner, &planted).await?;
+            search(&stage, runner, &planted).await?;
             std::fs::write(&go, "")?;
             runner.await_log("in-the-plain-action\n").await?;
-            search(&stage, &runner, &planted).await
+            search(&stage, runner, &planted).await
         };
-        let checked = tokio::time::timeout(Duration::from_mins(1), checks)
-            .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("the steps were not reached")));
-        if checked.is_err() {
-            runner.remove().await?;
-            return checked;
-        }
-        let outcome = stage.finish(&runner).await;
-        runner.remove().await?;
-        judge(&outcome?)
+        stage
+            .run_beside(&job.to_string(), &Options::default(), looks)
+            .await?;
+        Ok(())
     })
 }
 
@@ -119,15 +110,14 @@ async fn search(stage: &Stage, runner: &Runner, planted: &str) -> anyhow::Result
             pod.name_any()
         );
     }
-    let events = stage.cluster.api::<k8s_openapi::api::core::v1::Event>();
-    let events =
-        serde_json::to_string(&events.list(&kube::api::ListParams::default()).await?.items)?;
+    let events = stage.cluster.api::<Event>();
+    let events = serde_json::to_string(&events.list(&ListParams::default()).await?.items)?;
     ensure!(!events.contains(planted), "an event holds a planted secret");
     // Secrets are their place, as long as they go with the runner.
     for secret in stage
         .cluster
         .api::<Secret>()
-        .list(&kube::api::ListParams::default())
+        .list(&ListParams::default())
         .await?
     {
         let ours = secret
@@ -169,47 +159,40 @@ pub fn out_of_reach(stage: Arc<Stage>) -> Acting {
                 {"name": "holds the pod", "run": "echo ready; until [ -e go ]; do sleep 0.1; done"},
             ],
         });
-        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
-        runner.submit(&job.to_string())?;
-        let checks = async {
+        let looks = async |runner: &Runner| {
             runner.await_log("ready\n").await?;
             let pods = stage.cluster.api::<Pod>();
             let pod = pods.get(&runner.job_pod()).await?;
-            let spec = pod.spec.context("the job pod has no spec")?;
-            ensure!(
-                spec.automount_service_account_token == Some(false),
-                "the job pod mounts a service account token"
-            );
-            ensure!(
-                spec.node_name.is_some() && spec.affinity.is_some(),
-                "the job pod has no affinity"
-            );
-            for container in &spec.containers {
-                for mount in container.volume_mounts.iter().flatten() {
-                    let whole = mount.name == "work" && mount.sub_path.is_none();
-                    ensure!(!whole, "`{}` mounts the work volume's root", container.name);
-                    let of_service =
-                        container.name != "job" && mount.mount_path.starts_with("/__w");
-                    ensure!(
-                        !of_service,
-                        "service `{}` mounts {}",
-                        container.name,
-                        mount.mount_path
-                    );
-                }
-            }
+            confined(&pod.spec.context("the job pod has no spec")?)?;
             std::fs::write(runner.path("/home/runner/_work/demo/demo/go"), "")?;
             Ok(())
         };
-        let checked: anyhow::Result<()> = tokio::time::timeout(Duration::from_mins(1), checks)
-            .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("the step was not reached")));
-        if checked.is_err() {
-            runner.remove().await?;
-            return checked;
-        }
-        let outcome = stage.finish(&runner).await;
-        runner.remove().await?;
-        judge(&outcome?)
+        stage
+            .run_beside(&job.to_string(), &Options::default(), looks)
+            .await?;
+        Ok(())
     })
+}
+
+/// Checks a job pod's account, node and mounts.
+fn confined(spec: &PodSpec) -> anyhow::Result<()> {
+    ensure!(
+        spec.automount_service_account_token == Some(false),
+        "the job pod mounts a service account token"
+    );
+    ensure!(spec.affinity.is_some(), "the job pod has no affinity");
+    for container in &spec.containers {
+        for mount in container.volume_mounts.iter().flatten() {
+            let whole = mount.name == "work" && mount.sub_path.is_none();
+            ensure!(!whole, "`{}` mounts the work volume's root", container.name);
+            let of_service = container.name != "job" && mount.mount_path.starts_with("/__w");
+            ensure!(
+                !of_service,
+                "service `{}` mounts {}",
+                container.name,
+                mount.mount_path
+            );
+        }
+    }
+    Ok(())
 }

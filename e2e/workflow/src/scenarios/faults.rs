@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use super::{Acting, Stage, judge};
@@ -86,18 +86,20 @@ pub fn api_outage(stage: Arc<Stage>) -> Acting {
                  "driver": {"expect": ["and on"], "forbid": ["##[warning]", "##[error]"]}},
             ],
         });
-        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
-        runner.submit(&job.to_string())?;
-        runner.await_log("ready").await?;
-        let workspace = runner.path("/home/runner/_work/demo/demo");
-        let outage = Outage::begin(&stage).await?;
-        fs::write(workspace.join("gone"), "")?;
-        tokio::time::sleep(OUTAGE).await;
-        outage.end().await?;
-        fs::write(workspace.join("back"), "")?;
-        let outcome = stage.finish(&runner).await;
-        runner.remove().await?;
-        judge(&outcome?)
+        let takes_it_away = async |runner: &Runner| {
+            runner.await_log("ready\n").await?;
+            let workspace = runner.path("/home/runner/_work/demo/demo");
+            let outage = Outage::begin(&stage).await?;
+            fs::write(workspace.join("gone"), "")?;
+            tokio::time::sleep(OUTAGE).await;
+            outage.end().await?;
+            fs::write(workspace.join("back"), "")?;
+            Ok(())
+        };
+        stage
+            .run_beside(&job.to_string(), &Options::default(), takes_it_away)
+            .await?;
+        Ok(())
     })
 }
 
@@ -180,7 +182,8 @@ pub fn leftover_pod(stage: Arc<Stage>) -> Acting {
             .create(&PostParams::default(), &leftover)
             .await?;
         runner.submit(&job.to_string())?;
-        let outcome = stage.finish(&runner).await;
+        let outcome = runner.finish(&mut |_| ()).await;
+        stage.keep(runner.log());
         runner.remove().await?;
         judge(&outcome?)
     })
@@ -200,19 +203,19 @@ pub fn pod_deleted(stage: Arc<Stage>) -> Acting {
             ],
             "driver": {"conclusion": "failure"},
         });
-        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
-        runner.submit(&job.to_string())?;
-        runner.await_log("ready").await?;
-        let now = kube::api::DeleteParams::default().grace_period(1);
+        let deletes_it = async |runner: &Runner| {
+            runner.await_log("ready\n").await?;
+            let now = DeleteParams::default().grace_period(1);
+            let pods = stage.cluster.api::<Pod>();
+            pods.delete(&runner.job_pod(), &now)
+                .await
+                .context("failed to delete the job pod")?;
+            Ok(())
+        };
         stage
-            .cluster
-            .api::<Pod>()
-            .delete(&runner.job_pod(), &now)
-            .await
-            .context("failed to delete the job pod")?;
-        let outcome = stage.finish(&runner).await;
-        runner.remove().await?;
-        judge(&outcome?)
+            .run_beside(&job.to_string(), &Options::default(), deletes_it)
+            .await?;
+        Ok(())
     })
 }
 

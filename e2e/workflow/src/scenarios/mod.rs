@@ -20,6 +20,9 @@ use crate::harness::runner::{Options, Outcome, Runner};
 /// A scenario may take so long unless it says otherwise.
 const DEADLINE: Duration = Duration::from_mins(2);
 
+/// What is done beside a job may take so long.
+const ACTS: Duration = Duration::from_secs(100);
+
 /// What a scenario's function returns.
 type Acting = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
@@ -117,9 +120,28 @@ impl Stage {
     /// Runs a job in a runner pod of its own, from creation to removal. A
     /// failure that the driver reports is one of the scenario.
     pub async fn run_job(&self, job: &str, options: &Options) -> anyhow::Result<Outcome> {
+        self.run_beside(job, options, async |_: &Runner| Ok(()))
+            .await
+    }
+
+    /// The same, with `acts` beside the running job. The job's log is kept
+    /// whatever goes wrong.
+    pub async fn run_beside(
+        &self,
+        job: &str,
+        options: &Options,
+        acts: impl AsyncFnOnce(&Runner) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Outcome> {
         let runner = Runner::start(&self.cluster, options).await?;
         runner.submit(job)?;
-        let outcome = self.finish(&runner).await;
+        let finished = async {
+            tokio::time::timeout(ACTS, acts(&runner))
+                .await
+                .unwrap_or_else(|_| bail!("the job did not come so far within {ACTS:?}"))?;
+            runner.finish(&mut |_| ()).await
+        };
+        let outcome = finished.await;
+        self.keep(runner.log());
         let removed = runner.remove().await;
         let outcome = outcome?;
         judge(&outcome)?;
@@ -127,23 +149,9 @@ impl Stage {
         Ok(outcome)
     }
 
-    /// Waits for the end of a job and keeps its log.
-    pub async fn finish(&self, runner: &Runner) -> anyhow::Result<Outcome> {
-        let outcome = runner.finish(&mut |more| self.keep(more)).await?;
-        Ok(outcome)
-    }
-
-    fn keep(&self, more: &str) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.push_str(more);
-    }
-
-    /// Forgets the log: another scenario begins.
-    pub fn clear(&self) {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+    /// Keeps the log of a job, for the case of a failure.
+    pub fn keep(&self, log: String) {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log;
     }
 }
 
