@@ -25,7 +25,9 @@ fn main() -> ExitCode {
         .open(format!("{work}/calls.jsonl"))
         .unwrap();
     let variables: std::collections::BTreeMap<String, String> = std::env::vars().collect();
-    writeln!(calls, "{}", json!({"input": input, "env": variables})).unwrap();
+    // One write, because background steps append to it at the same time.
+    let call = format!("{}\n", json!({"input": input, "env": variables}));
+    calls.write_all(call.as_bytes()).unwrap();
 
     let respond = |value: Value| {
         std::fs::write(input["responseFile"].as_str().unwrap(), value.to_string()).unwrap();
