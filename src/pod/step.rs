@@ -12,6 +12,9 @@ use super::secrets::Secrets;
 use super::volumes::Sources;
 use crate::protocol;
 
+/// What to call the container in messages.
+const TOLD: &str = "the container action";
+
 /// The pod of a container action.
 ///
 /// With an entry point it runs under the supervisor, so that output and exit code cross the work
@@ -23,22 +26,7 @@ pub fn container_step(
     request: &protocol::Container,
     job: Option<&JobFacts>,
 ) -> Result<Plan, SpecError> {
-    let image = match (&request.image, &request.dockerfile) {
-        (Some(image), _) if !image.trim().is_empty() => image.clone(),
-        (_, Some(dockerfile)) => return Err(SpecError::Dockerfile(dockerfile.clone())),
-        _ => {
-            return Err(SpecError::NoImage {
-                container: "the container action".to_owned(),
-            });
-        }
-    };
-    if let Some(mount) = request.user_mount_volumes.first() {
-        return Err(SpecError::Volume {
-            container: "the container action".to_owned(),
-            volume: mount.target_volume_path.clone(),
-            reason: "a container action has the runner's volumes only, as in Docker mode",
-        });
-    }
+    let image = image_of(request)?;
     let supervised = request
         .entry_point
         .as_deref()
@@ -69,7 +57,7 @@ pub fn container_step(
         }
     } else {
         let env = secrets.environment(JOB_CONTAINER, &request.environment_variables)?;
-        let args = arguments::split(&request.entry_point_args, "the container action")?;
+        let args = arguments::split(&request.entry_point_args, TOLD)?;
         Container {
             args: (!args.is_empty()).then(|| arguments::literal(args)),
             volume_mounts: Some(action),
@@ -113,6 +101,10 @@ pub fn container_step(
         resolved.fs_group(),
     )?;
     warnings.extend(merged.warnings);
+    if job.is_some() {
+        // The job's pod was built from the same template, and its log has said them.
+        warnings.clear();
+    }
     Ok(Plan {
         name,
         pod,
@@ -129,6 +121,24 @@ pub fn container_step(
         warnings,
         ..Default::default()
     })
+}
+
+/// The image; an action that has none, or wants what the runner's action never has, is refused.
+fn image_of(request: &protocol::Container) -> Result<String, SpecError> {
+    if let Some(mount) = request.user_mount_volumes.first() {
+        return Err(SpecError::Volume {
+            container: TOLD.to_owned(),
+            volume: mount.target_volume_path.clone(),
+            reason: "a container action has the runner's volumes only, as in Docker mode",
+        });
+    }
+    match (&request.image, &request.dockerfile) {
+        (Some(image), _) if !image.trim().is_empty() => Ok(image.clone()),
+        (_, Some(dockerfile)) => Err(SpecError::Dockerfile(dockerfile.clone())),
+        _ => Err(SpecError::NoImage {
+            container: TOLD.to_owned(),
+        }),
+    }
 }
 
 /// The services live in the job's pod, so an action reaches them at its address.

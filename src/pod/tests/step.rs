@@ -125,3 +125,13 @@ fn an_actions_pod_has_a_name_of_its_own_each_time() {
     assert!(first.starts_with("linux-x64-9k2rw-runner-b7xqd-step-"));
     assert_ne!(first, second);
 }
+
+#[test]
+fn what_the_template_warns_of_is_said_once_for_the_job() {
+    let world = World::new("spec: {restartPolicy: Always}");
+    assert_eq!(
+        step(&world, &action(None), Some(&facts())).warnings.len(),
+        0
+    );
+    assert_eq!(step(&world, &action(None), None).warnings.len(), 1);
+}
