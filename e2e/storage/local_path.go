@@ -142,7 +142,7 @@ func (l *localPath) open(id string) error {
 		return err
 	}
 	// With "loop" the device goes with the mount, also when nobody cleans up.
-	if _, err := l.run("mount", "-t", "ext4", "-o", "loop,noatime,nobarrier", l.image(id), point); err != nil {
+	if _, err := l.run("mount", "-t", "ext4", "-o", "loop,noatime,nobarrier,noinit_itable", l.image(id), point); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(point, "lost+found")); err != nil && !errors.Is(err, os.ErrNotExist) {
