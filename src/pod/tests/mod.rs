@@ -4,6 +4,7 @@ mod merge;
 mod names;
 mod options;
 mod ports;
+mod ready_templates;
 mod runner;
 mod step;
 mod template;

@@ -191,16 +191,6 @@ fn a_forced_user_gets_an_entry_in_passwd_where_the_template_wants_it() {
     assert!(passwd("image").pod["spec"].get("initContainers").is_none());
 }
 
-/// What the API server admits in a namespace that enforces `restricted`.
-#[test]
-fn restricted_pods_of_a_job_and_of_an_action() {
-    let world = World::new(include_str!("templates/restricted.yaml"));
-    let job = world.job(&request("gcc-conan:12", vec![service("redis")]));
-    insta::assert_yaml_snapshot!("restricted_job", super::manifests(&job));
-    let step = crate::pod::container_step(&world.inputs(), &service("alpine"), None);
-    insta::assert_yaml_snapshot!("restricted_step", super::manifests(&step.expect("a pod")));
-}
-
 #[test]
 fn what_the_template_says_of_the_user_in_part_stays() {
     let group = plan("spec: {containers: [{name: $job, securityContext: {runAsGroup: 5}}]}");
