@@ -285,3 +285,66 @@ fn choice<T: Default>(
         remedy,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(more: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut all = vec![
+            ("ACTIONS_RUNNER_POD_NAME", "runner-1"),
+            ("RUNNER_TEMP", "/home/runner/_work/_temp"),
+            ("GITHUB_WORKSPACE", "/home/runner/_work/r/r"),
+        ];
+        all.extend(more);
+        Config::read(|name| {
+            let found = all.iter().rev().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_runners_own_layout_is_the_default() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.paths.work, Path::new("/home/runner/_work"));
+        assert_eq!(config.paths.tools, Path::new("/home/runner/_work/_tool"));
+        assert_eq!(config.paths.externals, Path::new("/home/runner/externals"));
+        assert_eq!(config.paths.state, Path::new("/home/runner/.arc-hook"));
+        assert_eq!(config.prepare_timeout, DEFAULT_PREPARE_TIMEOUT);
+        assert_eq!(config.work_volume, WorkVolume::Auto);
+        assert_eq!(config.affinity, Affinity::Required);
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_missing_or_malformed_variable_is_named_with_its_remedy() {
+        for (name, value) in [
+            ("ACTIONS_RUNNER_POD_NAME", ""),
+            ("RUNNER_TEMP", " "),
+            ("RUNNER_TEMP", "/_temp"),
+            ("RUNNER_TEMP", "relative/_temp"),
+            ("GITHUB_WORKSPACE", ""),
+            ("ARC_HOOK_WORK", "fast"),
+            ("ARC_HOOK_AFFINITY", "yes"),
+            ("ARC_HOOK_STATE", "/home/runner/_work/state"),
+        ] {
+            let message = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(message.contains(&format!("`{name}`")), "{message}");
+            assert!(message.contains("; "), "no remedy: {message}");
+        }
+    }
+
+    #[test]
+    fn a_bad_timeout_is_a_warning_as_with_the_official_hooks() {
+        const NAME: &str = "ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS";
+        assert_eq!(
+            read(&[(NAME, "30")]).unwrap().prepare_timeout,
+            Duration::from_secs(30)
+        );
+        for bad in ["0", "-1", "ten"] {
+            let config = read(&[(NAME, bad)]).unwrap();
+            assert_eq!(config.prepare_timeout, DEFAULT_PREPARE_TIMEOUT);
+            assert!(config.warnings[0].contains(bad), "{:?}", config.warnings);
+        }
+    }
+}

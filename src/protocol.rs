@@ -350,3 +350,130 @@ impl Response {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn parse(value: &serde_json::Value) -> Request {
+        Request::parse(&value.to_string()).unwrap()
+    }
+
+    /// A job container as actions/runner 2.336.0 writes it: every key, nulls included.
+    fn container() -> serde_json::Value {
+        json!({
+            "image": "gcc:12", "dockerfile": null, "entryPoint": null, "entryPointArgs": [],
+            "workingDirectory": "/__w/r/r", "createOptions": null,
+            "environmentVariables": {"HOME": "/github/home", "EMPTY": ""},
+            "portMappings": ["8080:80"],
+            "registry": {"username": "u", "password": "s3cr3t", "serverUrl": "ghcr.io"},
+            "systemMountVolumes": [{"userProvidedValue": null, "sourceVolumePath": "/home/runner/_work",
+                "targetVolumePath": "/__w", "readOnly": false}],
+            "userMountVolumes": [],
+        })
+    }
+
+    #[test]
+    fn nulls_missing_fields_and_unknown_fields_mean_the_same() {
+        let all = parse(
+            &json!({"command": "prepare_job", "responseFile": "/r.json", "state": null,
+            "args": {"container": container(), "services": [], "future": {"key": 1}}, "later": 1}),
+        );
+        let Command::PrepareJob(job) = all.command else {
+            panic!("not prepare_job")
+        };
+        let job_container = job.container.unwrap();
+        assert_eq!(job_container.image.as_deref(), Some("gcc:12"));
+        assert_eq!(job_container.environment_variables["EMPTY"], "");
+        assert_eq!(all.response_file.as_deref(), Some(Path::new("/r.json")));
+
+        let nulls = json!({"command": "prepare_job", "args": {"container": {
+            "image": null, "entryPointArgs": null, "environmentVariables": null, "registry": null,
+            "portMappings": null, "systemMountVolumes": null, "userMountVolumes": null},
+            "services": null}});
+        let missing = json!({"command": "prepare_job", "args": {"container": {}}});
+        assert_eq!(parse(&nulls), parse(&missing));
+        let bare = json!({"command": "cleanup_job", "args": null});
+        assert_eq!(parse(&bare), parse(&json!({"command": "cleanup_job"})));
+    }
+
+    #[test]
+    fn prepend_path_is_a_list_or_one_string() {
+        let path = |value: serde_json::Value| {
+            let request = json!({"command": "run_script_step", "args": {"prependPath": value}});
+            match parse(&request).command {
+                Command::RunScriptStep(step) => step.prepend_path,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(path(json!(["/a", "/b"])), ["/a", "/b"]);
+        assert_eq!(path(json!("/a:/b")), ["/a:/b"]);
+        assert_eq!(path(json!(null)), Vec::<String>::new());
+        assert_eq!(path(json!("")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_with_its_path() {
+        let message = |text: &str| Request::parse(text).unwrap_err().to_string();
+        let request = json!({"command": "prepare_job", "args": {"container": container(),
+            "services": [{"image": "redis"}, {"image": 7}]}});
+        let shown = message(&request.to_string());
+        assert!(shown.contains("field `args.services[1].image`"), "{shown}");
+        let shown = message(r#"{"command": 1}"#);
+        assert!(shown.contains("field `command`"), "{shown}");
+        assert!(message("{").starts_with("parse the request: "));
+        assert!(message(" \n").contains("standard input is empty"));
+        assert!(message(r#"{"command": "make_tea"}"#).contains("`make_tea`"));
+    }
+
+    #[test]
+    fn a_registrys_password_is_not_in_debug_output() {
+        let request = json!({"command": "run_container_step", "args": container()});
+        assert!(!format!("{:?}", parse(&request)).contains("s3cr3t"));
+    }
+
+    #[test]
+    fn a_response_has_what_the_runner_demands_and_no_explicit_null() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let response = Response {
+            context: Context {
+                container: Some(ContainerContext::default()),
+                services: Vec::new(),
+            },
+            ..Response::default()
+        };
+        response.write(file.path()).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(file.path()).unwrap(),
+            "{\"state\":{\"jobPod\":\"\"},\"context\":{\"container\":{\"image\":\"\",\"ports\":{}}},\
+             \"isAlpine\":false}\n"
+        );
+        let error = Response::default()
+            .write(Path::new("/absent/x"))
+            .unwrap_err();
+        assert!(error.to_string().contains("/absent/x"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_makes_the_parser_panic(input in ".{0,200}") {
+            let _ = Request::parse(&input);
+        }
+
+        #[test]
+        fn environments_cross_unchanged(
+            environment in proptest::collection::btree_map(".{0,20}", ".{0,40}", 0..10)
+        ) {
+            let request = json!({"command": "run_script_step",
+                "args": {"environmentVariables": environment}});
+            match parse(&request).command {
+                Command::RunScriptStep(step) => {
+                    prop_assert_eq!(step.environment_variables, environment);
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}

@@ -32,7 +32,7 @@ use crate::explain::{Attempt, Evidence, refusal};
 
 /// Present on everything the hook creates, with a value no other call has. A name that is taken by
 /// an object with this very annotation is taken by ourselves.
-pub const NONCE: &str = "arc-hook/nonce";
+pub use crate::pod::NONCE_ANNOTATION as NONCE;
 
 /// A single request. The API server answers ordinary ones in milliseconds; admission webhooks may
 /// take up to 30 s by their own limit.

@@ -3,205 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod attacks;
+mod job;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use arc_hook::config::RunnerPaths;
-use arc_hook::record::{JobRecord, Memory};
+use arc_hook::spool::StepRequest;
 use arc_hook::spool::client::{Liveness, RunningStep};
 use arc_hook::spool::directory::Directory;
 use arc_hook::spool::signals::Signals;
-use arc_hook::spool::{JobTree, Nonce, StepRequest};
 use serde_json::json;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_arc-hook");
-const FILE_COMMANDS: [&str; 5] = ["path", "output", "env", "state", "step_summary"];
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A prepared job whose container is this machine.
-struct Job {
-    root: tempfile::TempDir,
-    paths: RunnerPaths,
-    tree: PathBuf,
-    supervisor: Child,
-}
-
-impl Job {
-    fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let work = root.path().join("_work");
-        let paths = RunnerPaths {
-            temp: work.join("_temp"),
-            tools: work.join("_tool"),
-            workspace: work.join("repo/repo"),
-            externals: root.path().join("externals"),
-            state: root.path().join(".arc-hook"),
-            work,
-        };
-        fs::create_dir_all(paths.temp.join("_runner_file_commands")).unwrap();
-        let nonce = Nonce::random().unwrap();
-        JobTree::create(&paths, &nonce, false).unwrap();
-        Memory::of(&paths.state, "runner-workflow")
-            .save(&JobRecord {
-                nonce: nonce.clone(),
-                pod: "runner-workflow".to_owned(),
-                namespace: "ci".to_owned(),
-                environment: BTreeMap::from([("FROM_JOB".to_owned(), "job value".to_owned())]),
-                working_directory: None,
-                foreign_user: false,
-                user: None,
-                address: None,
-                host_names: Vec::new(),
-            })
-            .unwrap();
-        let tree = paths.work.join(".arc-hook").join(nonce.as_str());
-        let supervisor = Command::new(BINARY)
-            .arg("supervise")
-            .arg(tree.join("spool"))
-            .args(["--nonce", nonce.as_str()])
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("FROM_IMAGE", "image value")
-            .spawn()
-            .unwrap();
-        let job = Self {
-            root,
-            paths,
-            tree,
-            supervisor,
-        };
-        wait_until("the supervisor is ready", || {
-            job.tree.join("spool/ready.json").exists()
-        });
-        job
-    }
-
-    fn file_command(&self, kind: &str) -> PathBuf {
-        self.paths
-            .temp
-            .join("_runner_file_commands")
-            .join(format!("{kind}_0000-1111"))
-    }
-
-    /// Where the job's processes see a file command.
-    fn inside(&self, kind: &str) -> PathBuf {
-        self.tree
-            .join("file_commands")
-            .join(format!("{kind}_0000-1111"))
-    }
-
-    fn hook(&self) -> Command {
-        let mut command = Command::new(BINARY);
-        command
-            .env_clear()
-            .env("ACTIONS_RUNNER_POD_NAME", "runner")
-            .env("RUNNER_TEMP", &self.paths.temp)
-            .env("GITHUB_WORKSPACE", &self.paths.workspace)
-            .env("KUBECONFIG", self.root.path().join("absent"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn request(&self, script: &str, environment: &BTreeMap<String, String>) -> String {
-        let mut all = environment.clone();
-        for kind in FILE_COMMANDS {
-            all.insert(
-                format!("GITHUB_{}", kind.to_uppercase()),
-                self.inside(kind).display().to_string(),
-            );
-        }
-        // Scripts reach a container through the mount of `_temp`; here the file itself is named.
-        let file = self
-            .root
-            .path()
-            .join(format!("{}.sh", Nonce::random().unwrap()));
-        fs::write(&file, script).unwrap();
-        json!({
-            "command": "run_script_step", "responseFile": null, "state": null,
-            "args": {
-                "entryPoint": "sh", "entryPointArgs": ["-e", file],
-                "environmentVariables": all, "prependPath": [],
-                "workingDirectory": self.root.path(),
-            },
-        })
-        .to_string()
-    }
-
-    fn begin(&self, script: &str) -> Child {
-        self.begin_with(script, &BTreeMap::new())
-    }
-
-    fn begin_with(&self, script: &str, environment: &BTreeMap<String, String>) -> Child {
-        let mut command = self.hook();
-        for kind in FILE_COMMANDS {
-            fs::write(self.file_command(kind), "").unwrap();
-            command.env(
-                format!("GITHUB_{}", kind.to_uppercase()),
-                self.file_command(kind),
-            );
-        }
-        let mut child = command.spawn().unwrap();
-        let request = self.request(script, environment);
-        writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
-        child
-    }
-
-    /// A step without file commands: those of [`Self::begin`] have one name for all steps, where
-    /// the runner gives each its own.
-    fn begin_bare(&self, script: &str) -> Child {
-        let mut child = self.hook().spawn().unwrap();
-        let request = self.request(script, &BTreeMap::new());
-        writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
-        child
-    }
-
-    fn run(&self, script: &str) -> Output {
-        self.begin(script).wait_with_output().unwrap()
-    }
-
-    fn steps_left(&self) -> usize {
-        fs::read_dir(self.tree.join("spool/steps")).unwrap().count()
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        signal(&self.supervisor, rustix::process::Signal::TERM);
-        let _ = self.supervisor.wait();
-    }
-}
-
-fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
-    let _ = rustix::process::kill_process(pid, signal);
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn is_alive(pid_file: &Path) -> bool {
-    let Ok(pid) = fs::read_to_string(pid_file) else {
-        return false;
-    };
-    fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
-        .is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use job::{BINARY, Job, is_alive, signal, text, wait_until};
 
 #[test]
 fn the_exit_code_of_a_step_is_the_exit_code_of_the_hook() {
@@ -497,88 +315,6 @@ fn disk_use(directory: &Path) -> u64 {
 }
 
 #[test]
-fn what_a_job_plants_in_place_of_a_file_command_is_neither_followed_nor_awaited() {
-    let job = Job::start();
-    let secret = job.root.path().join("secret");
-    fs::write(&secret, "token=stolen\n").unwrap();
-    for plant in [
-        format!(
-            "rm $GITHUB_OUTPUT; ln -s {} $GITHUB_OUTPUT",
-            secret.display()
-        ),
-        "rm $GITHUB_OUTPUT; mkfifo $GITHUB_OUTPUT".to_owned(),
-        "rm $GITHUB_OUTPUT; mkdir $GITHUB_OUTPUT".to_owned(),
-    ] {
-        let output = job.run(&plant);
-        assert_eq!(output.status.code(), Some(1), "{plant}");
-        assert!(text(&output.stdout).contains("output_0000-1111"), "{plant}");
-        assert_eq!(
-            fs::read(job.file_command("output")).unwrap(),
-            b"",
-            "{plant}"
-        );
-        let _ = fs::remove_file(job.inside("output"));
-        let _ = fs::remove_dir(job.inside("output"));
-    }
-    // A removed file is an empty one, as in the runner itself.
-    assert_eq!(job.run("rm $GITHUB_OUTPUT").status.code(), Some(0));
-}
-
-#[test]
-fn forged_records_of_a_step_fail_it_and_never_the_hook() {
-    let job = Job::start();
-    let steps = job.tree.join("spool/steps");
-    let secret = job.root.path().join("secret");
-    fs::write(
-        &secret,
-        r#"{"outcome":{"code":0},"log_bytes":0,"run_ms":1}"#,
-    )
-    .unwrap();
-    for plant in [
-        format!("ln -s {} exit.json", secret.display()),
-        "mkfifo exit.json".to_owned(),
-        "echo '{\"outcome\":' > exit.json".to_owned(),
-        "head -c 200000 /dev/zero > exit.json".to_owned(),
-        "ln -s /etc/passwd log.0; echo hello".to_owned(),
-    ] {
-        let output = job.run(&format!(
-            "cd {}/$ARC_HOOK_STEP && {plant}; sleep 1000",
-            steps.display()
-        ));
-        assert_eq!(output.status.code(), Some(1), "{plant}");
-        let shown = text(&output.stdout);
-        assert!(shown.contains("::error::"), "{plant}: {shown}");
-        assert!(!shown.contains("root:"), "{plant}: {shown}");
-    }
-    assert_eq!(job.run("echo fine").stdout, b"fine\n");
-}
-
-#[test]
-fn secrets_of_a_step_are_neither_in_arguments_nor_left_in_the_spool() {
-    let job = Job::start();
-    let ready = job.root.path().join("ready");
-    let environment = BTreeMap::from([("TOKEN".to_owned(), "s3cr3t-v4lue".to_owned())]);
-    let step = job.begin_with(
-        &format!(": > {}; sleep 1000", ready.display()),
-        &environment,
-    );
-    wait_until("the step runs", || ready.exists());
-    let found = Command::new("grep")
-        .args(["-rl", "s3cr3t-v4lue"])
-        .arg(job.tree.join("spool"))
-        .output()
-        .unwrap();
-    assert_eq!(text(&found.stdout), "");
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        // The test's own grep is gone by now.
-        assert!(!text(&arguments).contains("s3cr3t-v4lue"));
-    }
-    signal(&step, rustix::process::Signal::TERM);
-    step.wait_with_output().unwrap();
-}
-
-#[test]
 fn a_step_without_a_prepared_job_says_why() {
     let root = tempfile::tempdir().unwrap();
     let mut child = Command::new(BINARY)
@@ -598,22 +334,6 @@ fn a_step_without_a_prepared_job_says_why() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("`prepare_job` failed or was cancelled"));
-}
-
-#[test]
-fn links_between_processes_of_a_job_do_not_lead_scripts_astray() {
-    let job = Job::start();
-    // The job knows the name (it may guess by watching) and plants a link before the hook writes.
-    let victim = job.root.path().join("victim");
-    fs::write(&victim, "whole").unwrap();
-    symlink(&victim, job.tree.join("temp/planted.sh")).unwrap();
-    fs::write(job.paths.temp.join("planted.sh"), "echo script").unwrap();
-    let mut child = job.hook().spawn().unwrap();
-    let request = json!({"command": "run_script_step", "args": {
-        "entryPoint": "true", "entryPointArgs": ["/__w/_temp/planted.sh"]}});
-    writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
-    assert_eq!(fs::read(&victim).unwrap(), b"whole");
 }
 
 struct Alive;
