@@ -200,6 +200,13 @@ pods! {
     a_pod_that_fits_no_node_now: unschedulable(
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No \
          preemption victims found for incoming pod.");
+    a_pod_that_is_larger_than_its_node: unschedulable(
+        "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node \
+         affinity/selector. no new claims to deallocate, preemption: 0/2 nodes are available: 2 \
+         Preemption is not helpful for scheduling.");
+    a_node_that_is_not_ready_yet: unschedulable(
+        "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }. \
+         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.");
     a_pod_whose_node_has_other_labels: unschedulable(
         "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. preemption: \
          0/3 nodes are available: 3 Preemption is not helpful for scheduling.");
@@ -212,7 +219,7 @@ pods! {
         "0/1 nodes are available: waiting for ephemeral volume controller to create the \
          persistentvolumeclaim \"runner-1-workflow-conan-home\".");
     a_claim_that_is_not_bound_as_far_as_arcs_role_shows: unschedulable(
-        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.");
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found");
     a_clone_whose_parent_is_missing: unschedulable(
         "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
         one_event("PersistentVolumeClaim", "runner-1-workflow-conan-home",

@@ -17,8 +17,7 @@ pub(super) fn judge(pod: &Pod, evidence: &Evidence) -> Option<Judgement> {
         ))));
     }
     let whole = condition.message.as_deref().unwrap_or_default();
-    // What preemption could not do repeats the reasons in other words.
-    let message = whole.split(" preemption: ").next().unwrap_or(whole);
+    let message = reasons(whole);
     let quoted = quote(message);
     let pinned = pod.spec.as_ref().is_some_and(pinned);
 
@@ -48,14 +47,60 @@ pub(super) fn judge(pod: &Pod, evidence: &Evidence) -> Option<Judgement> {
             )))
         }));
     }
-    let (title, remedy) = remedy(message, pinned);
-    let explanation = Explanation::new(title, format!("no node takes the pod: {quoted}"), remedy);
-    // A pod that is tied to one node is not helped by a new one; and the labels of the one it is
-    // tied to do not change by waiting.
-    if pinned && every_node(message, "didn't match Pod's node affinity/selector") {
+    // A pod that is tied to one node is not helped by a new one; and neither the labels nor the size
+    // of the one it is tied to change by waiting.
+    if pinned && hopeless(whole, message) {
+        let explanation = if message.contains("Insufficient") {
+            Explanation::new(
+                "Larger than its node",
+                format!("the pod asks for more than the runner's node has at all: {quoted}"),
+                "ask for less in the hook template or in `options:`, or run the runners on larger \
+                 nodes: the job must run beside its runner, whose work volume it shares",
+            )
+        } else {
+            let (title, remedy) = remedy(message, pinned);
+            Explanation::new(title, format!("no node takes the pod: {quoted}"), remedy)
+        };
         return Some(Judgement::Failing(explanation, SHORT_GRACE));
     }
-    Some(Judgement::Waiting(Some(explanation)))
+    let (title, remedy) = remedy(message, pinned);
+    Some(Judgement::Waiting(Some(Explanation::new(
+        title,
+        format!("no node takes the pod: {quoted}"),
+        remedy,
+    ))))
+}
+
+/// The scheduler's reasons without what its last resorts add: preemption, and the release of
+/// devices, say in other words that they could not help.
+fn reasons(whole: &str) -> &str {
+    let end = [
+        " no new claims to deallocate",
+        " preemption: ",
+        ". not found",
+    ]
+    .iter()
+    .filter_map(|mark| whole.find(mark))
+    .min();
+    end.map_or(whole, |end| &whole[..end])
+}
+
+/// Whether every node is too small, or not the one: not even an empty cluster would take the pod.
+fn hopeless(whole: &str, message: &str) -> bool {
+    let Some((total, reasons)) = message
+        .strip_prefix("0/")
+        .and_then(|rest| rest.split_once(" nodes are available: "))
+    else {
+        return false;
+    };
+    let known = reasons.trim_end_matches('.').split(", ").all(|reason| {
+        reason.contains(" Insufficient ")
+            || reason.ends_with(" node(s) didn't match Pod's node affinity/selector")
+    });
+    known
+        && whole.contains(&format!(
+            " {total} Preemption is not helpful for scheduling"
+        ))
 }
 
 fn remedy(message: &str, pinned: bool) -> (&'static str, String) {
@@ -137,17 +182,6 @@ fn pinned(spec: &PodSpec) -> bool {
             })
         })
     })
-}
-
-/// `0/3 nodes are available: 3 node(s) <words>`: whether all of them say so.
-fn every_node(message: &str, words: &str) -> bool {
-    let Some(total) = message
-        .strip_prefix("0/")
-        .and_then(|rest| rest.split(' ').next())
-    else {
-        return false;
-    };
-    message.contains(&format!(" {total} node(s) {words}"))
 }
 
 fn missing_claim(message: &str) -> Option<&str> {

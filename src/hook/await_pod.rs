@@ -16,6 +16,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// How often the API server is asked, at first and at last.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 const LAST_LOOK: Duration = Duration::from_secs(2);
+/// How long it is asked as often as at first while only it can tell.
+const HURRY: Duration = Duration::from_secs(15);
 /// A pod that is slower than this is worth asking its events, and a line in the log.
 const SLOW: Duration = Duration::from_secs(4);
 /// How often the log says again what is awaited.
@@ -30,7 +32,7 @@ const TAIL: u32 = 30;
 pub enum Progress<T> {
     /// Nothing.
     None,
-    /// All but what the API server has to tell: it is asked more often.
+    /// All but what the API server alone can tell: it is asked more often.
     Almost,
     /// Everything.
     Arrived(T),
@@ -95,11 +97,8 @@ impl<'a> PodWait<'a> {
         let mut gap = FIRST_LOOK;
         let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, false));
         loop {
-            let progress = look_at(self.pod.as_ref())?;
-            match progress {
-                Progress::Arrived(arrived) => return Ok(arrived),
-                Progress::Almost => gap = FIRST_LOOK,
-                Progress::None => {}
+            if let Progress::Arrived(arrived) = look_at(self.pod.as_ref())? {
+                return Ok(arrived);
             }
             if self.started.elapsed() >= self.timeout {
                 return Err(self.timed_out().await);
@@ -110,7 +109,11 @@ impl<'a> PodWait<'a> {
                     if let Err(explanation) = self.learn(seen)? {
                         return Err(self.report(explanation).await);
                     }
-                    gap = (gap * 2).min(LAST_LOOK);
+                    gap = match look_at(self.pod.as_ref())? {
+                        Progress::Arrived(arrived) => return Ok(arrived),
+                        Progress::Almost if self.started.elapsed() < HURRY => FIRST_LOOK,
+                        Progress::Almost | Progress::None => (gap * 2).min(LAST_LOOK),
+                    };
                     let slow = self.started.elapsed() >= SLOW;
                     look = Box::pin(look_after(&cluster, name, gap, slow));
                 }

@@ -190,7 +190,7 @@ impl Action<'_> {
                 Ok(if started {
                     Progress::Arrived(())
                 } else {
-                    Progress::None
+                    Progress::Almost
                 })
             })
             .await?;
