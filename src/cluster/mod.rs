@@ -41,6 +41,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call is tried again unless its caller says otherwise.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// The same for what comes within moments or never.
+const SOON: Duration = Duration::from_secs(5);
+/// How often someone is told that a call is still being tried.
+const TELL: Duration = Duration::from_secs(10);
 
 /// A connection to the API server, and the namespace of everything.
 #[derive(Clone)]
@@ -48,6 +52,7 @@ pub struct Cluster {
     client: Client,
     namespace: String,
     patience: Duration,
+    tell: fn(&str),
 }
 
 impl Debug for Cluster {
@@ -114,6 +119,7 @@ impl Cluster {
             client,
             namespace,
             patience: PATIENCE,
+            tell: |_| {},
         })
     }
 
@@ -122,6 +128,15 @@ impl Cluster {
     pub fn patient(&self, patience: Duration) -> Self {
         Self {
             patience,
+            ..self.clone()
+        }
+    }
+
+    /// The same connection, which says through `tell` what is still being tried.
+    #[must_use]
+    pub fn telling(&self, tell: fn(&str)) -> Self {
+        Self {
+            tell,
             ..self.clone()
         }
     }
@@ -297,6 +312,7 @@ impl Cluster {
     {
         let start = Instant::now();
         let end = start + self.patience;
+        let mut told = start;
         let mut backoff = Backoff::new();
         loop {
             let limit = REQUEST_TIMEOUT.min(
@@ -309,9 +325,23 @@ impl Cluster {
                 Ok(Err(error)) => (retry::of_error(&error), Some(error)),
                 Err(_) => (Verdict::Again(None), None),
             };
-            if let Verdict::Again(asked) = verdict {
+            let (again, asked) = match verdict {
+                Verdict::Again(asked) => (true, asked),
+                Verdict::Soon => (start.elapsed() < SOON, None),
+                Verdict::Final => (false, None),
+            };
+            if again {
                 let pause = backoff.pause(asked);
                 if Instant::now() + pause < end {
+                    if told.elapsed() >= TELL {
+                        told = Instant::now();
+                        let error = error.as_ref().map(|error| retry::chain(error));
+                        let error = error.as_deref().unwrap_or("no answer");
+                        let left = (end - Instant::now()).as_secs();
+                        (self.tell)(&format!(
+                            "Cannot {act} yet: {error}; trying for another {left} s"
+                        ));
+                    }
                     tracing::debug!(%act, ?pause, error = ?error, "trying again");
                     tokio::time::sleep(pause).await;
                     continue;

@@ -44,6 +44,8 @@ pub(crate) fn jitter() -> f64 {
 pub(super) enum Verdict {
     /// The same request may succeed later; the server may have said when.
     Again(Option<Duration>),
+    /// It may succeed within moments, or never.
+    Soon,
     /// The answer stands.
     Final,
 }
@@ -62,7 +64,9 @@ pub(super) fn of_status(status: &Status) -> Verdict {
         // Two writers met, for example on a quota's usage. `AlreadyExists` is another matter.
         409 => status.reason == "Conflict" && !precondition(status),
         // Made together with the namespace, moments later.
-        403 => status.message.contains("error looking up service account"),
+        403 if status.message.contains("error looking up service account") => {
+            return Verdict::Soon;
+        }
         _ => false,
     };
     if again {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Event;
 
 pub use pod::{
-    End, Subject, all_ready, deleted, end, facts, has_started, judge, timed_out, unwell,
+    End, Subject, all_ready, deleted, end, ending, facts, has_started, judge, timed_out, unwell,
 };
 pub use refusal::{Attempt, refusal};
 

@@ -88,6 +88,30 @@ pub fn deleted(pod: Option<&Pod>) -> Explanation {
         })
 }
 
+/// Why a pod whose container was told to end is going, while its object is still there.
+#[must_use]
+pub fn ending(pod: &Pod) -> Explanation {
+    let status = pod.status.as_ref();
+    status
+        .and_then(|status| disruption(status).or_else(|| by_reason(pod, status)))
+        .unwrap_or_else(|| match deadline(pod) {
+            Some(explanation) => explanation,
+            None => deleted(Some(pod)),
+        })
+}
+
+/// The kubelet sends the signal for a passed deadline before it says so in the status.
+fn deadline(pod: &Pod) -> Option<Explanation> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    (pod.metadata.deletion_timestamp.is_none()).then(|| {
+        Explanation::new(
+            "Deadline exceeded",
+            format!("its node ended it, probably for its `activeDeadlineSeconds` of {seconds} s"),
+            "raise or remove `activeDeadlineSeconds` in the hook template",
+        )
+    })
+}
+
 /// What to say when the time is up and nothing worse is known.
 #[must_use]
 pub fn timed_out(

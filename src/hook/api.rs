@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::runtime::Runtime;
 
+use super::output;
 use crate::cluster::Cluster;
 use crate::spool::signals::Signals;
 
@@ -40,6 +41,7 @@ impl Api {
             .build()
             .context("start the asynchronous runtime")?;
         let cluster = runtime.block_on(Cluster::connect(namespace))?;
+        let cluster = cluster.telling(output::line);
         Ok(Self { runtime, cluster })
     }
 

@@ -61,6 +61,23 @@ impl<'a> PodLiveness<'a> {
 }
 
 impl Liveness for PodLiveness<'_> {
+    fn why_ended(&mut self) -> String {
+        let name = self.pod;
+        let known = self
+            .look()
+            .ok()
+            .map(|pod| match pod.filter(|pod| self.is_ours(pod)) {
+                None => explain::deleted(None),
+                Some(pod) => explain::ending(&pod),
+            });
+        match known {
+            Some(explanation) => format!("pod `{name}` was ended: {explanation}"),
+            None => format!(
+                "pod `{name}` was ended from outside; look at its events and at its node for why"
+            ),
+        }
+    }
+
     fn examine(&mut self, silence: Duration) -> Option<String> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let name = self.pod;

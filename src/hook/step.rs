@@ -13,7 +13,7 @@ use crate::record::Memory;
 use crate::spool::client::{Liveness, RunningStep, StepError};
 use crate::spool::directory::Directory;
 use crate::spool::signals::Signals;
-use crate::spool::{Exit, JobTree, Outcome, StepRequest};
+use crate::spool::{Exit, JobTree, OutOfMemory, Outcome, StepRequest};
 
 /// A step, ready to be handed over.
 #[derive(Debug)]
@@ -36,12 +36,18 @@ impl StepRun<'_> {
         let files = StepFiles::copy_in(self.config, self.memory, self.files, &self.request.argv)?;
         let allowed = allows_unsecure_commands(self.config, &self.request.environment);
         let mut log = StepLog::new(stdout()?, allowed);
-        let ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
+        let mut ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
             .and_then(|step| {
                 let exit = step.follow(&mut log, signals, liveness)?;
                 step.collect();
                 Ok(exit)
             });
+        if let Ok(exit) = &ended
+            && exit.container_ended
+            && signals.received().is_none()
+        {
+            ended = Err(StepError::Dead(liveness.why_ended()));
+        }
         let commands = log.finish();
         let entries = files.copy_out();
         let code = exit_code(ended, signals)?;
@@ -60,10 +66,25 @@ fn exit_code(ended: Result<Exit, StepError>, signals: &Signals) -> anyhow::Resul
     if let Outcome::NotStarted(reason) | Outcome::LogLost(reason) = &exit.outcome {
         output::error(reason);
     }
+    if let (Some(memory), false) = (exit.out_of_memory, exit.outcome == Outcome::Code(0)) {
+        output::titled_error("Out of memory", &out_of_memory(memory));
+    }
     Ok(match (exit.outcome.code(), signals.received()) {
         (0, Some(signal)) => 128 + signal,
         (code, _) => code,
     })
+}
+
+fn out_of_memory(memory: OutOfMemory) -> String {
+    let bound = memory.limit.map_or_else(
+        || "the node had no more".to_owned(),
+        |limit| format!("limit {} MiB", limit / (1024 * 1024)),
+    );
+    format!(
+        "a process of the step was killed for want of memory ({bound}); raise \
+         `resources.limits.memory` of `$job` in the hook template or `--memory` in `options:`, or \
+         let the step use less, for example fewer parallel compilers"
+    )
 }
 
 pub(super) fn after_path_commands(code: u8, commands: &PathCommands, allowed: bool) -> u8 {

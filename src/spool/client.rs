@@ -73,6 +73,9 @@ pub trait Liveness {
     /// Looks at the pod after `silence` without a heartbeat. `Some` is the cause of its death,
     /// with the remedy; `None` means that waiting makes sense.
     fn examine(&mut self, silence: Duration) -> Option<String>;
+
+    /// Why the kubelet ended the container, as far as it can be known, with the remedy.
+    fn why_ended(&mut self) -> String;
 }
 
 /// The one field that every version of [`Ready`] has.

@@ -35,7 +35,7 @@ pub mod supervisor;
 pub mod tree;
 
 pub use nonce::Nonce;
-pub use records::{Exit, Libc, Outcome, Ready, StepRequest};
+pub use records::{Exit, Libc, OutOfMemory, Outcome, Ready, StepRequest};
 pub use tree::JobTree;
 
 /// Version of the records. Hook and supervisor are the same binary, but a runner image can be

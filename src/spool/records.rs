@@ -83,6 +83,20 @@ pub struct Exit {
     pub log_bytes: u64,
     /// Milliseconds between start and end of the step's own process.
     pub run_ms: u64,
+    /// The kubelet had told the container to end before the step did: its end, whatever it is, is
+    /// not its own. A program that obeys SIGTERM exits with 0.
+    #[serde(default)]
+    pub container_ended: bool,
+    /// The kernel killed a process of the container for want of memory while the step ran.
+    #[serde(default)]
+    pub out_of_memory: Option<OutOfMemory>,
+}
+
+/// Memory that was not enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfMemory {
+    /// Bytes that the container may use; absent when only the node's memory bounds it.
+    pub limit: Option<u64>,
 }
 
 /// The end of a process.

@@ -145,6 +145,11 @@ impl FakeApi {
         state.requests.iter().filter(|one| *one == request).count()
     }
 
+    /// Someone else deletes a pod.
+    pub fn delete_pod(&self, name: &str) {
+        let _ = self.state().delete("pods", name, b"");
+    }
+
     /// Puts an object there that nobody created.
     pub fn put(&self, resource: &str, object: Value) {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();

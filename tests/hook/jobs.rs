@@ -157,6 +157,20 @@ fn lost_answers_and_an_unwell_api_server_do_not_disturb_a_job() {
 }
 
 #[test]
+fn a_step_that_obeys_the_end_of_its_pod_is_never_green() {
+    let runner = Runner::new();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let request = runner.script_request("trap 'exit 0' TERM; echo up; sleep 60 & wait");
+    let child = runner.start(&request, &[]);
+    let log = runner.trees()[0].join("spool/steps");
+    until("it runs", || !holding(&log, "up").is_empty());
+    runner.api.delete_pod(JOB_POD);
+    let step = runner.finish(child);
+    assert_eq!(step.code, 1, "{step:?}");
+    assert!(step.log.contains("deleted by someone else"), "{step:?}");
+}
+
+#[test]
 fn cleaning_up_twice_or_without_a_job_is_fine() {
     let runner = Runner::new();
     for _ in 0..2 {

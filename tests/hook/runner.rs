@@ -188,8 +188,14 @@ impl Runner {
 
     /// A script step of the job.
     pub fn script(&self, script: &str) -> Outcome {
+        let request = self.script_request(script);
+        self.finish(self.start(&request, &[]))
+    }
+
+    /// The request for a script step of the job.
+    pub fn script_request(&self, script: &str) -> String {
         let output = self.inside("output").display().to_string();
-        self.call(
+        self.request(
             "run_script_step",
             &json!({
                 "entryPoint": "sh", "entryPointArgs": ["-e", "-c", quote(script)],

@@ -339,6 +339,10 @@ fn a_step_without_a_prepared_job_says_why() {
 struct Alive;
 
 impl Liveness for Alive {
+    fn why_ended(&mut self) -> String {
+        "it was told to end".to_owned()
+    }
+
     fn examine(&mut self, _silence: Duration) -> Option<String> {
         None
     }

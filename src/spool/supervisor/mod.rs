@@ -5,6 +5,7 @@
 
 mod container;
 mod exec;
+mod memory;
 mod processes;
 mod step;
 
@@ -188,6 +189,9 @@ impl Supervisor {
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
+        for step in self.running.values_mut() {
+            step.container_ends();
+        }
         processes::signal_all(rustix::process::Signal::TERM);
         let deadline = Instant::now() + LAST_GRACE;
         loop {

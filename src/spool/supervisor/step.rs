@@ -13,9 +13,9 @@ use rustix::process::{Pid, Signal};
 use super::super::directory::{Directory, FileError};
 use super::super::log::LogWriter;
 use super::super::{
-    CANCEL, CLAIMED, EXIT, Exit, LOCK, Outcome, REQUEST, REQUEST_LIMIT, StepRequest,
+    CANCEL, CLAIMED, EXIT, Exit, LOCK, OutOfMemory, Outcome, REQUEST, REQUEST_LIMIT, StepRequest,
 };
-use super::{exec, processes};
+use super::{exec, memory, processes};
 
 /// From SIGTERM to SIGKILL after a cancel. The hook itself is killed 10 s after its first signal
 /// and must deliver log and file commands before.
@@ -39,6 +39,8 @@ pub struct Step {
     outcome: Option<Outcome>,
     kill_at: Option<Instant>,
     orphaned: bool,
+    container_ended: bool,
+    kills_before: u64,
     looked: Instant,
     pump: Arc<Pump>,
 }
@@ -77,6 +79,8 @@ impl Step {
                         outcome: Outcome::NotStarted(reason),
                         log_bytes: 0,
                         run_ms: 0,
+                        container_ended: false,
+                        out_of_memory: None,
                     },
                 )?;
                 Ok(None)
@@ -100,6 +104,7 @@ impl Step {
             Ok(request) => request,
             Err(reason) => return Err((directory, reason)),
         };
+        let kills_before = memory::kills();
         let (leader, output, started) = match spawn(&request, id) {
             Ok(spawned) => spawned,
             Err(error) => return Err((directory, explain_spawn(&error))),
@@ -125,6 +130,8 @@ impl Step {
             outcome: None,
             kill_at: None,
             orphaned: false,
+            container_ended: false,
+            kills_before,
             looked: started,
             pump,
         })
@@ -206,6 +213,11 @@ impl Step {
         self.pump.ring();
     }
 
+    /// The kubelet ends the container: what the step does from now on is not its own doing.
+    pub fn container_ends(&mut self) {
+        self.container_ended = self.outcome.is_none();
+    }
+
     /// Takes leave of a recorded step.
     pub fn finish(self) -> Result<(), FileError> {
         if let Some(failure) = lock(&self.pump.failure).take() {
@@ -231,6 +243,10 @@ impl Step {
                 outcome,
                 log_bytes: 0,
                 run_ms,
+                container_ended: self.container_ended,
+                out_of_memory: (memory::kills() > self.kills_before).then(|| OutOfMemory {
+                    limit: memory::limit(),
+                }),
             });
             self.pump.ring();
         }
