@@ -70,9 +70,10 @@ impl Step {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(error),
         }
-        match Self::start(directory, id) {
+        let directory = Arc::new(directory);
+        match Self::start(&directory, id) {
             Ok(step) => Ok(Some(step)),
-            Err((directory, reason)) => {
+            Err(reason) => {
                 record(
                     &directory,
                     &Exit {
@@ -88,43 +89,26 @@ impl Step {
         }
     }
 
-    fn start(directory: Directory, id: &str) -> Result<Self, (Directory, String)> {
-        let request = directory
+    fn start(directory: &Arc<Directory>, id: &str) -> Result<Self, String> {
+        let bytes = directory
             .read(REQUEST, REQUEST_LIMIT)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| bytes.ok_or_else(|| "the request is missing".to_owned()))
-            .and_then(|bytes| {
-                directory
-                    .remove(REQUEST)
-                    .map_err(|error| error.to_string())?;
-                serde_json::from_slice(&bytes)
-                    .map_err(|error| format!("parse the request: {error}"))
-            });
-        let request = match request {
-            Ok(request) => request,
-            Err(reason) => return Err((directory, reason)),
-        };
+            .map_err(|error| error.to_string())?
+            .ok_or("the step's request is missing")?;
+        directory
+            .remove(REQUEST)
+            .map_err(|error| error.to_string())?;
+        let request = serde_json::from_slice(&bytes)
+            .map_err(|error| format!("parse the step's request: {error}"))?;
+        drop(bytes);
         let kills_before = memory::kills();
-        let (leader, output, started) = match spawn(&request, id) {
-            Ok(spawned) => spawned,
-            Err(error) => return Err((directory, explain_spawn(&error))),
-        };
-        let directory = Arc::new(directory);
-        let pump = match Pump::start(output, Arc::clone(&directory)) {
-            Ok(pump) => pump,
-            Err(error) => {
-                processes::signal_step(leader, id, Signal::KILL);
-                let reason = format!("start the thread that reads its output: {error}");
-                return Err(match Arc::try_unwrap(directory) {
-                    Ok(directory) => (directory, reason),
-                    // The thread never ran, so no other owner exists.
-                    Err(shared) => unreachable!("{} is shared", shared.path().display()),
-                });
-            }
-        };
+        let (leader, output, started) = spawn(&request, id).map_err(|e| explain_spawn(&e))?;
+        let pump = Pump::start(output, Arc::clone(directory)).map_err(|error| {
+            processes::signal_step(leader, id, Signal::KILL);
+            format!("start the thread that reads the step's output: {error}")
+        })?;
         Ok(Self {
             id: id.to_owned(),
-            directory,
+            directory: Arc::clone(directory),
             leader,
             started,
             outcome: None,
