@@ -8,6 +8,7 @@
 mod error;
 mod log;
 mod retry;
+mod watch;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -27,6 +28,7 @@ pub use error::{Act, ClusterError};
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
 pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
+pub use watch::Change;
 
 use crate::explain::{Attempt, Evidence, refusal};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::output;
-use crate::cluster::{Cluster, ClusterError, LogSource, jitter};
+use crate::cluster::{Change, Cluster, ClusterError, LogSource, jitter};
 use crate::explain::{self, Evidence, Explanation, Judgement, Subject};
 
 /// How often the pod's files are looked at. A look costs microseconds, and what it finds late the
@@ -22,6 +22,8 @@ const HURRY: Duration = Duration::from_secs(15);
 const SLOW: Duration = Duration::from_secs(4);
 /// How often the log says again what is awaited.
 const REPEAT: Duration = Duration::from_secs(30);
+/// How long a watch is trusted before the pod is asked for all the same.
+const WATCH: Duration = Duration::from_secs(5);
 /// How long one look is tried again: the next one is as good.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a dead container's log that are shown.
@@ -48,6 +50,7 @@ pub struct PodWait<'a> {
     started: Instant,
     pod: Option<Pod>,
     evidence: Evidence,
+    may_watch: bool,
     trouble: Option<ClusterError>,
     failing: Option<(Instant, Duration)>,
     announced: Option<(&'static str, Instant)>,
@@ -58,6 +61,7 @@ type Look<'a> = Pin<Box<dyn Future<Output = Result<Seen, ClusterError>> + 'a>>;
 struct Seen {
     pod: Option<Pod>,
     evidence: Option<Evidence>,
+    may_watch: bool,
 }
 
 impl<'a> PodWait<'a> {
@@ -72,6 +76,7 @@ impl<'a> PodWait<'a> {
             started: Instant::now(),
             pod: None,
             evidence: Evidence::default(),
+            may_watch: true,
             trouble: None,
             failing: None,
             announced: None,
@@ -95,7 +100,7 @@ impl<'a> PodWait<'a> {
         let cluster = self.cluster.clone();
         let name = self.name;
         let mut gap = FIRST_LOOK;
-        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, false));
+        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, false, None));
         loop {
             if let Progress::Arrived(arrived) = look_at(self.pod.as_ref())? {
                 return Ok(arrived);
@@ -115,10 +120,16 @@ impl<'a> PodWait<'a> {
                         Progress::Almost | Progress::None => (gap * 2).min(LAST_LOOK),
                     };
                     let slow = self.started.elapsed() >= SLOW;
-                    look = Box::pin(look_after(&cluster, name, gap, slow));
+                    look = Box::pin(look_after(&cluster, name, gap, slow, self.watched()));
                 }
             }
         }
+    }
+
+    /// Where to watch on from, if that makes sense.
+    fn watched(&self) -> Option<String> {
+        let pod = self.pod.as_ref().filter(|_| self.may_watch)?;
+        pod.metadata.resource_version.clone()
     }
 
     /// Takes in what was seen: an explanation when it is over, an error when it is not to be seen.
@@ -136,6 +147,7 @@ impl<'a> PodWait<'a> {
             Err(error) => return Err(error),
         };
         self.trouble = None;
+        self.may_watch &= seen.may_watch;
         if let Some(evidence) = seen.evidence {
             self.evidence = evidence;
         }
@@ -224,12 +236,37 @@ async fn look_after(
     name: &str,
     pause: Duration,
     slow: bool,
+    watched: Option<String>,
 ) -> Result<Seen, ClusterError> {
-    tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0)).await;
-    let pod = cluster.get::<Pod>(name).await?;
+    let pause = tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0));
+    let mut may_watch = true;
+    let mut changed = None;
+    match watched {
+        None => pause.await,
+        Some(version) => {
+            match tokio::time::timeout(WATCH, cluster.changed(name, &version)).await {
+                Ok(Ok(Change::Changed(pod))) => changed = Some(*pod),
+                // Silence may be the watch's own fault, and events come without a change.
+                Err(_) | Ok(Ok(Change::Gone)) => {}
+                Ok(Ok(Change::None)) => pause.await,
+                Ok(Err(error)) => {
+                    may_watch = !error.is_forbidden();
+                    pause.await;
+                }
+            }
+        }
+    }
+    let pod = match changed {
+        Some(pod) => Some(pod),
+        None => cluster.get::<Pod>(name).await?,
+    };
     let evidence = match &pod {
         Some(pod) if slow => Some(cluster.evidence(pod).await),
         _ => None,
     };
-    Ok(Seen { pod, evidence })
+    Ok(Seen {
+        pod,
+        evidence,
+        may_watch,
+    })
 }

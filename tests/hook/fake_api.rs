@@ -54,6 +54,8 @@ pub enum Kubelet {
     /// The supervisor starts as a local process, and all containers are ready.
     #[default]
     Run,
+    /// The same, but this container is not ready.
+    RunButNotReady(&'static str),
     /// Nothing.
     Idle,
     /// It stays in this state.
@@ -80,6 +82,8 @@ pub struct State {
     pub created: Vec<Value>,
     /// Queries of the requests.
     pub queries: Vec<String>,
+    /// The Role grants `watch` on `pods` and `list` on `events`, which ARC's does not.
+    pub generous: bool,
     /// What is to go wrong.
     pub faults: Vec<Fault>,
     /// What becomes of pods.
@@ -143,6 +147,17 @@ impl FakeApi {
     pub fn count(&self, request: &str) -> usize {
         let state = self.state();
         state.requests.iter().filter(|one| *one == request).count()
+    }
+
+    /// A pod changes.
+    pub fn change_pod(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut state = self.state();
+        state.serial += 1;
+        let version = json!(state.serial.to_string());
+        let key = ("pods".to_owned(), name.to_owned());
+        let pod = state.objects.get_mut(&key).unwrap();
+        change(pod);
+        pod["metadata"]["resourceVersion"] = version;
     }
 
     /// Someone else deletes a pod.
@@ -289,10 +304,45 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
         }
         None => {}
     }
+    if query.contains("watch=true") {
+        return Ok(watch(&state, &query).await);
+    }
     Ok(state
         .lock()
         .unwrap()
         .act(&method, &resource, &name, &query, &body))
+}
+
+/// Answers with the pod's next change.
+async fn watch(state: &Mutex<State>, query: &str) -> Answer {
+    if !state.lock().unwrap().generous {
+        return status(
+            403,
+            "Forbidden",
+            "pods is forbidden: User \"system:serviceaccount:ci:runner\" cannot watch resource \
+             \"pods\" in API group \"\" in the namespace \"ci\"",
+        );
+    }
+    let of = |key: &str| {
+        let value = query.split('&').find_map(|part| part.strip_prefix(key));
+        value.unwrap_or_default().to_owned()
+    };
+    let version = of("resourceVersion=");
+    let key = ("pods".to_owned(), of("fieldSelector=metadata.name%3D"));
+    loop {
+        let pod = state.lock().unwrap().objects.get(&key).cloned();
+        let event = match pod {
+            None => json!({"type": "DELETED", "object": {"metadata": {"name": key.1}}}),
+            Some(pod) if pod["metadata"]["resourceVersion"] != version.as_str() => {
+                json!({"type": "MODIFIED", "object": pod})
+            }
+            Some(_) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        return text(200, format!("{event}\n"));
+    }
 }
 
 impl State {
@@ -323,7 +373,7 @@ impl State {
     }
 
     fn list(&self, resource: &str, query: &str) -> Answer {
-        if resource == "events" {
+        if resource == "events" && !self.generous {
             return status(
                 403,
                 "Forbidden",
@@ -361,11 +411,19 @@ impl State {
         }
         self.serial += 1;
         new["metadata"]["uid"] = json!(format!("uid-{}", self.serial));
+        new["metadata"]["resourceVersion"] = json!(self.serial.to_string());
         if resource == "pods" {
             new["status"] = json!({"phase": "Pending"});
             match self.kubelet.clone() {
                 Kubelet::Idle => {}
                 Kubelet::Run => self.start(&name, &mut new),
+                Kubelet::RunButNotReady(container) => {
+                    self.start(&name, &mut new);
+                    let statuses = new["status"]["containerStatuses"].as_array_mut();
+                    for status in statuses.into_iter().flatten() {
+                        status["ready"] = json!(status["name"] != container);
+                    }
+                }
                 Kubelet::Status(state) => new["status"] = state,
                 Kubelet::Program { .. } => new["status"] = running(&new),
             }

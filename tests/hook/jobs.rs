@@ -1,11 +1,12 @@
 //! Whole jobs: prepare, steps, clean-up.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::fake_api::Kind;
-use crate::runner::{JOB_POD, RUNNER, Runner, holding, quote, service, until};
+use crate::fake_api::{Kind, Kubelet, running};
+use crate::runner::{JOB_POD, RUNNER, Runner, holding, job, quote, service, until};
 
 #[test]
 fn a_job_runs_from_preparation_to_clean_up() {
@@ -90,6 +91,38 @@ fn services_are_awaited_and_answered_in_order() {
         runner.api.count("GET pods") >= 2,
         "services are seen ready by the API server"
     );
+}
+
+#[test]
+fn a_ready_service_is_seen_at_once_where_the_role_lets_us_watch() {
+    for generous in [true, false] {
+        let runner = Runner::new();
+        runner.api.state().generous = generous;
+        runner.api.state().kubelet = Kubelet::RunButNotReady("redis");
+        let request = runner.request("prepare_job", &job(&[service("redis")]));
+        let child = runner.start(&request, &[]);
+        until("the pod is looked at", || runner.api.count("GET pods") >= 5);
+        let asked = runner.api.count("GET pods");
+        std::thread::sleep(Duration::from_millis(1200));
+        let asked = runner.api.count("GET pods") - asked;
+        assert_eq!(
+            asked <= 1,
+            generous,
+            "{asked} requests while nothing changed"
+        );
+        let ready = Instant::now();
+        runner
+            .api
+            .change_pod(JOB_POD, |pod| pod["status"] = running(pod));
+        let prepared = runner.finish(child);
+        assert_eq!(prepared.code, 0, "{prepared:?}");
+        let limit = if generous { 200 } else { 700 };
+        assert!(
+            ready.elapsed() < Duration::from_millis(limit),
+            "{:?}",
+            ready.elapsed()
+        );
+    }
 }
 
 #[test]
