@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use anyhow::Context;
 use arc_hook_e2e::harness::audit::Request;
-use arc_hook_e2e::harness::cluster::Cluster;
+use arc_hook_e2e::harness::cluster::{Cluster, Turn};
 use arc_hook_e2e::harness::paths::Paths;
 use arc_hook_e2e::harness::runner::{Options, Runner};
 use arc_hook_e2e::scenarios::{self, Scenario, Stage};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// So many lines of a failed scenario's log are shown.
 const TAIL: usize = 60;
@@ -52,13 +53,11 @@ enum Command {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::List => {
-            list();
-            Ok(true)
-        }
-        Command::Run { filter, seed } => run(&filter, seed).await,
-        Command::Job { file, report, keep } => job(&file, report.as_deref(), keep).await,
+    let command = Arguments::parse().command;
+    // What is under way is dropped then, and puts back what it took away.
+    let result = tokio::select! {
+        result = act(command) => result,
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -67,6 +66,27 @@ async fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+async fn act(command: Command) -> anyhow::Result<bool> {
+    match command {
+        Command::List => {
+            list();
+            Ok(true)
+        }
+        Command::Run { filter, seed } => run(&filter, seed).await,
+        Command::Job { file, report, keep } => job(&file, report.as_deref(), keep).await,
+    }
+}
+
+async fn interrupted() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => (),
+        _ = terminated.recv() => (),
     }
 }
 
@@ -93,7 +113,9 @@ async fn run(filter: &str, seed: Option<u64>) -> anyhow::Result<bool> {
         .collect();
     anyhow::ensure!(!chosen.is_empty(), "no scenario is called so: {filter}");
     say(&format!("{} scenarios, seed {seed}\n", chosen.len()));
-    let stage = Arc::new(Stage::new(Cluster::connect(Paths::new()).await?, seed));
+    let paths = Paths::new();
+    let _turn = Turn::take(&paths)?;
+    let stage = Arc::new(Stage::new(Cluster::connect(paths).await?, seed));
     let mut failed = 0;
     for scenario in &chosen {
         stage.keep(String::new());
@@ -127,7 +149,9 @@ async fn job(
 ) -> anyhow::Result<bool> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("failed to read `{}`", file.display()))?;
-    let cluster = Cluster::connect(Paths::new()).await?;
+    let paths = Paths::new();
+    let _turn = Turn::take(&paths)?;
+    let cluster = Cluster::connect(paths).await?;
     let runner = Runner::start(&cluster, &Options::default()).await?;
     runner.submit(&text)?;
     let outcome = runner.finish(&mut |more| say(more)).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -11,6 +12,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -32,6 +34,27 @@ const MANAGER: &str = "arc-hook-e2e";
 /// clients come back within half a minute each, one after another.
 const REMOVAL: Duration = Duration::from_mins(3);
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// Held by whoever runs jobs on the cluster: two at once would sweep each
+/// other's pods away, and find them left behind.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    /// Waits until nobody else runs jobs.
+    pub fn take(paths: &Paths) -> anyhow::Result<Self> {
+        let path = paths.state.join("scenarios.lock");
+        let lock = File::create(&path)
+            .with_context(|| format!("failed to create `{}`", path.display()))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("waiting for another run on the test cluster ...");
+            flock(&lock, FlockOperation::LockExclusive)?;
+        }
+        Ok(Self { _lock: lock })
+    }
+}
 
 /// The cluster, with a scale set installed.
 #[derive(Clone)]

@@ -139,10 +139,10 @@ impl Runner {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Waits until the log has a line with `text`.
+    /// Waits until the log has the line `text`.
     pub async fn await_log(&self, text: &str) -> anyhow::Result<()> {
         loop {
-            if self.log().contains(text) {
+            if self.log().lines().any(|line| line == text) {
                 return Ok(());
             }
             if self.path("/home/runner/jobs/report.json").exists() {

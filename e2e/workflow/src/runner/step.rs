@@ -154,6 +154,38 @@ impl<'a> Unit<'a> {
         Some(&metadata.runs)
     }
 
+    /// The details that GitHub shows first, folded.
+    #[must_use]
+    pub fn details(&self) -> Vec<String> {
+        let step = self.step;
+        let mut lines = vec![format!("##[group]{}", self.title())];
+        if let Some(script) = &step.run {
+            lines.extend(script.lines().map(str::to_owned));
+            lines.push(format!(
+                "shell: {}",
+                step.shell.as_deref().unwrap_or("sh -e {0}")
+            ));
+        }
+        for (title, map) in [("with:", &step.with), ("env:", &step.env)] {
+            if !map.is_empty() {
+                lines.push(title.to_owned());
+                lines.extend(map.iter().map(|(name, value)| format!("  {name}: {value}")));
+            }
+        }
+        lines.push("##[endgroup]".to_owned());
+        lines
+    }
+
+    fn title(&self) -> String {
+        let first = self
+            .step
+            .run
+            .as_deref()
+            .and_then(|run| run.trim().lines().next());
+        let what = first.or(self.step.uses.as_deref()).unwrap_or_default();
+        format!("Run {what}")
+    }
+
     /// `GITHUB_ACTION` and its like.
     pub fn describe(&self, github: &mut Variables) {
         let mut set = |name: &str, value: String| {

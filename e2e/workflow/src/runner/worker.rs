@@ -388,6 +388,11 @@ impl<'a> Worker<'a> {
         };
         let mut log = StepLog::new(self.log, &self.state, &prefix, insecure_commands(&env));
         log.note(&format!("=== {}", unit.name));
+        if unit.stage == Stage::Main {
+            for line in unit.details() {
+                log.note(&line);
+            }
+        }
         self.before(directives, &unit.name);
         let request = preparer.prepare(unit, env.clone(), &github)?;
         let cut = || self.state.is_cancelled() && !met().unwrap_or(false);

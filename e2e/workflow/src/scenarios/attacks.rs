@@ -83,13 +83,13 @@ pub fn planted_secrets(stage: Arc<Stage>) -> Acting {
         });
         let looks = async |runner: &Runner| {
             let go = runner.path("/home/runner/_work/demo/demo/go");
-            runner.await_log("waiting\n").await?;
+            runner.await_log("waiting").await?;
             search(&stage, runner, &planted).await?;
             std::fs::write(&go, "")?;
-            runner.await_log("in the action\n").await?;
+            runner.await_log("in the action").await?;
             search(&stage, runner, &planted).await?;
             std::fs::write(&go, "")?;
-            runner.await_log("in-the-plain-action\n").await?;
+            runner.await_log("in-the-plain-action").await?;
             search(&stage, runner, &planted).await
         };
         stage
@@ -160,7 +160,7 @@ pub fn out_of_reach(stage: Arc<Stage>) -> Acting {
             ],
         });
         let looks = async |runner: &Runner| {
-            runner.await_log("ready\n").await?;
+            runner.await_log("ready").await?;
             let pods = stage.cluster.api::<Pod>();
             let pod = pods.get(&runner.job_pod()).await?;
             confined(&pod.spec.context("the job pod has no spec")?)?;

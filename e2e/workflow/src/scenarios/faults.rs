@@ -87,7 +87,7 @@ pub fn api_outage(stage: Arc<Stage>) -> Acting {
             ],
         });
         let takes_it_away = async |runner: &Runner| {
-            runner.await_log("ready\n").await?;
+            runner.await_log("ready").await?;
             let workspace = runner.path("/home/runner/_work/demo/demo");
             let outage = Outage::begin(&stage).await?;
             fs::write(workspace.join("gone"), "")?;
@@ -204,7 +204,7 @@ pub fn pod_deleted(stage: Arc<Stage>) -> Acting {
             "driver": {"conclusion": "failure"},
         });
         let deletes_it = async |runner: &Runner| {
-            runner.await_log("ready\n").await?;
+            runner.await_log("ready").await?;
             let now = DeleteParams::default().grace_period(1);
             let pods = stage.cluster.api::<Pod>();
             pods.delete(&runner.job_pod(), &now)
