@@ -161,8 +161,9 @@ pub struct Config {
     pub file_commands: FileCommands,
     /// `GITHUB_EVENT_PATH`, or where the runner writes it by default.
     pub event: PathBuf,
-    /// `RUNNER_DEBUG` is `1`.
-    pub debug: bool,
+    /// `ARC_HOOK_LOG`: targets and levels, as `arc_hook=debug,kube_client=warn`; `debug` of this
+    /// program when only `RUNNER_DEBUG` is `1`.
+    pub log: Option<String>,
     /// `ACTIONS_ALLOW_UNSECURE_COMMANDS` is true for the whole runner.
     pub allow_unsecure_commands: bool,
     /// Values that were understood only in part; printed by every command.
@@ -262,7 +263,9 @@ impl Config {
             paths,
             file_commands,
             event,
-            debug: get("RUNNER_DEBUG").as_deref() == Some("1"),
+            log: get("ARC_HOOK_LOG").or_else(|| {
+                (get("RUNNER_DEBUG").as_deref() == Some("1")).then(|| "arc_hook=debug".to_owned())
+            }),
             allow_unsecure_commands: get("ACTIONS_ALLOW_UNSECURE_COMMANDS")
                 .is_some_and(|value| is_true(&value)),
             warnings,

@@ -15,6 +15,7 @@ pub mod step;
 pub mod step_files;
 pub mod step_log;
 pub mod surroundings;
+pub mod trace;
 pub mod unwrapped;
 
 use std::io::Read as _;
@@ -44,6 +45,9 @@ pub fn run() -> anyhow::Result<u8> {
     let request = Request::parse(&String::from_utf8_lossy(&input))?;
     drop(input);
     let config = Config::from_process()?;
+    if let Some(filter) = &config.log {
+        trace::start(filter);
+    }
     for warning in &config.warnings {
         output::warning(warning);
     }

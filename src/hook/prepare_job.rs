@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -114,6 +114,7 @@ impl Preparation<'_> {
                  `shared`"
             );
         }
+        let begin = Instant::now();
         let (around, leftovers) = tokio::join!(
             Surroundings::look(self.cluster, self.config, self.template),
             Leftovers::find(self.cluster, &self.config.pod_name)
@@ -124,6 +125,7 @@ impl Preparation<'_> {
         for warning in &plan.warnings {
             output::warning(warning);
         }
+        tracing::debug!(elapsed = ?begin.elapsed(), "pod planned");
         self.forget_earlier()?;
         let tree = around.make_tree(&plan, self.nonce)?;
         let mut record = JobRecord {
@@ -142,8 +144,10 @@ impl Preparation<'_> {
         self.create(&plan)
             .await
             .map_err(|error| around.blame(&plan, error))?;
+        tracing::debug!(elapsed = ?begin.elapsed(), pod = plan.name, "pod created");
         self.copy_externals(&tree)?;
         let (ready, pod) = self.wait(&plan, &tree).await?;
+        tracing::debug!(elapsed = ?begin.elapsed(), ?ready, "pod ready");
         check_user(&plan, &ready, around.identity.uid)?;
         record.user = Some((ready.uid, ready.gid));
         record.address = pod.and_then(|pod| pod.status?.pod_ip);

@@ -378,3 +378,20 @@ fn a_finished_step_is_not_claimed_again_while_it_is_removed() {
     step.collect();
     assert_eq!(job.steps_left(), 0);
 }
+
+#[test]
+fn details_are_shown_on_request_and_never_as_commands() {
+    let job = Job::start();
+    let mut command = job.hook();
+    let mut child = command.env("RUNNER_DEBUG", "1").spawn().unwrap();
+    let request = job.request("echo fine", &BTreeMap::new());
+    writeln!(child.stdin.take().unwrap(), "{request}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let log = text(&output.stdout);
+    assert!(
+        log.contains("arc-hook | DEBUG arc_hook::hook::step: step ended"),
+        "{log}"
+    );
+    assert!(log.lines().any(|line| line == "fine"));
+    assert!(!text(&job.run("echo fine").stdout).contains("DEBUG"));
+}
