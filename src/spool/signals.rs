@@ -57,3 +57,22 @@ impl AsFd for Signals {
         self.wake.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signal_hook::consts::{SIGUSR1, SIGUSR2};
+
+    /// One that caught both would remember the second only: the supervisor once forgot a SIGTERM
+    /// when a child ended right after it.
+    #[test]
+    fn a_signal_is_not_forgotten_because_of_one_that_another_catches() {
+        let first = Signals::catch_these(&[SIGUSR1]).unwrap();
+        let second = Signals::catch_these(&[SIGUSR2]).unwrap();
+        assert_eq!(first.received(), None);
+        signal_hook::low_level::raise(SIGUSR1).unwrap();
+        signal_hook::low_level::raise(SIGUSR2).unwrap();
+        assert_eq!(first.received(), u8::try_from(SIGUSR1).ok());
+        assert_eq!(second.received(), u8::try_from(SIGUSR2).ok());
+    }
+}

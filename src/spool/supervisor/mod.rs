@@ -54,12 +54,15 @@ pub struct SuperviseArgs {
 /// A record could not be written: the pod's termination message then names the cause, and no
 /// step is believed to have ended well.
 pub fn supervise(args: &SuperviseArgs) -> anyhow::Result<()> {
-    let signals = Signals::catch_these(&[SIGTERM, SIGINT, SIGCHLD]).context("catch signals")?;
+    let bells = Bells {
+        end: Signals::catch_these(&[SIGTERM, SIGINT]).context("catch SIGTERM")?,
+        child: Signals::catch_these(&[SIGCHLD]).context("catch SIGCHLD")?,
+    };
     // A job container can share its process namespace with a sidecar; then another is PID 1.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .context("become the reaper of orphaned processes")?;
     let mut supervisor = Supervisor::start(args)?;
-    supervisor.run(&signals)
+    supervisor.run(&bells)
 }
 
 struct Supervisor {
@@ -109,7 +112,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn run(&mut self, signals: &Signals) -> anyhow::Result<()> {
+    fn run(&mut self, bells: &Bells) -> anyhow::Result<()> {
         let watch = watch(&self.steps);
         let started = Instant::now();
         let mut beats = 0_u64;
@@ -122,7 +125,7 @@ impl Supervisor {
                     .context("write the heartbeat: is the work volume full?")?;
             }
             self.reap();
-            if matches!(signals.received(), Some(signal) if i32::from(signal) != SIGCHLD) {
+            if bells.end.received().is_some() {
                 return self.end();
             }
             for step in self.running.values_mut() {
@@ -130,7 +133,7 @@ impl Supervisor {
             }
             self.forget_finished()?;
             self.accept()?;
-            wait(signals, watch.as_ref());
+            bells.wait(watch.as_ref());
         }
     }
 
@@ -229,16 +232,29 @@ fn watch(directory: &Directory) -> Option<std::os::fd::OwnedFd> {
     Some(watch)
 }
 
-fn wait(signals: &Signals, watch: Option<&std::os::fd::OwnedFd>) {
-    let mut waits = vec![PollFd::new(signals, PollFlags::IN)];
-    if let Some(watch) = watch {
-        waits.push(PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN));
-    }
-    let timeout = Timespec::try_from(LOOK).ok();
-    let _ = rustix::event::poll(&mut waits, timeout.as_ref());
-    signals.hush();
-    if let Some(watch) = watch {
-        let mut events = [0; 4096];
-        while matches!(rustix::io::read(watch, &mut events), Ok(count) if count > 0) {}
+/// What wakes the supervisor. Two, because one remembers its last signal only, and a child that
+/// ends must not make the end of the pod forgotten.
+struct Bells {
+    end: Signals,
+    child: Signals,
+}
+
+impl Bells {
+    fn wait(&self, watch: Option<&std::os::fd::OwnedFd>) {
+        let mut waits = vec![
+            PollFd::new(&self.end, PollFlags::IN),
+            PollFd::new(&self.child, PollFlags::IN),
+        ];
+        if let Some(watch) = watch {
+            waits.push(PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN));
+        }
+        let timeout = Timespec::try_from(LOOK).ok();
+        let _ = rustix::event::poll(&mut waits, timeout.as_ref());
+        self.end.hush();
+        self.child.hush();
+        if let Some(watch) = watch {
+            let mut events = [0; 4096];
+            while matches!(rustix::io::read(watch, &mut events), Ok(count) if count > 0) {}
+        }
     }
 }
