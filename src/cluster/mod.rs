@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Api, Client, Config, Resource};
@@ -298,10 +299,13 @@ impl Cluster {
                 Err(_) => return Evidence::default(),
             }
         }
-        events.sort_by_key(|event| {
-            let time = event.last_timestamp.as_ref().map(|time| time.0);
-            time.or_else(|| event.event_time.as_ref().map(|time| time.0))
+        // Runners have one job after the other, whose pods and claims bear the same names.
+        let born = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        events.retain(|event| match event.involved_object.kind.as_deref() {
+            Some("Pod") => event.involved_object.uid == pod.metadata.uid,
+            _ => time_of(event) >= born,
         });
+        events.sort_by_key(time_of);
         Evidence {
             events: Some(events),
         }
@@ -400,6 +404,12 @@ pub fn has_nonce<K: Known>(found: &K, nonce: &str) -> bool {
             .and_then(|all| all.get(NONCE))
             .map(String::as_str)
             == Some(nonce)
+}
+
+/// When an event was seen last.
+fn time_of(event: &Event) -> Option<Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0))
 }
 
 /// The pod and its claims, by name: events are found by these.

@@ -19,7 +19,7 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 /// How long it is asked as often as at first while only it can tell.
 const HURRY: Duration = Duration::from_secs(15);
 /// A pod that is slower than this is worth asking its events, and a line in the log.
-const SLOW: Duration = Duration::from_secs(4);
+const SLOW: Duration = Duration::from_secs(3);
 /// How often the log says again what is awaited.
 const REPEAT: Duration = Duration::from_secs(30);
 /// How long a watch is trusted before the pod is asked for all the same.
@@ -49,7 +49,8 @@ pub struct PodWait<'a> {
     timeout: Duration,
     started: Instant,
     pod: Option<Pod>,
-    evidence: Evidence,
+    /// What else is known of the pod; `None` until it was asked for.
+    evidence: Option<Evidence>,
     may_watch: bool,
     trouble: Option<ClusterError>,
     failing: Option<(Instant, Duration)>,
@@ -75,7 +76,7 @@ impl<'a> PodWait<'a> {
             timeout,
             started: Instant::now(),
             pod: None,
-            evidence: Evidence::default(),
+            evidence: None,
             may_watch: true,
             trouble: None,
             failing: None,
@@ -100,7 +101,7 @@ impl<'a> PodWait<'a> {
         let cluster = self.cluster.clone();
         let name = self.name;
         let mut gap = FIRST_LOOK;
-        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, false, None));
+        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, self.started, None));
         loop {
             if let Progress::Arrived(arrived) = look_at(self.pod.as_ref())? {
                 return Ok(arrived);
@@ -119,8 +120,8 @@ impl<'a> PodWait<'a> {
                         Progress::Almost if self.started.elapsed() < HURRY => FIRST_LOOK,
                         Progress::Almost | Progress::None => (gap * 2).min(LAST_LOOK),
                     };
-                    let slow = self.started.elapsed() >= SLOW;
-                    look = Box::pin(look_after(&cluster, name, gap, slow, self.watched()));
+                    let watched = self.watched();
+                    look = Box::pin(look_after(&cluster, name, gap, self.started, watched));
                 }
             }
         }
@@ -148,13 +149,12 @@ impl<'a> PodWait<'a> {
         };
         self.trouble = None;
         self.may_watch &= seen.may_watch;
-        if let Some(evidence) = seen.evidence {
-            self.evidence = evidence;
-        }
+        self.evidence = seen.evidence.or(self.evidence.take());
         let Some(pod) = seen.pod else {
             return Ok(Err(explain::deleted(self.pod.as_ref())));
         };
-        let judgement = explain::judge(&pod, self.subject, &self.evidence);
+        let evidence = self.evidence.clone().unwrap_or_default();
+        let judgement = explain::judge(&pod, self.subject, &evidence);
         self.pod = Some(pod);
         match judgement {
             Judgement::Dead(explanation) => return Ok(Err(explanation)),
@@ -173,7 +173,7 @@ impl<'a> PodWait<'a> {
             }
             Judgement::Waiting(Some(explanation)) => {
                 self.failing = None;
-                if self.started.elapsed() >= SLOW {
+                if self.evidence.is_some() {
                     self.announce(&explanation, "");
                 }
             }
@@ -200,22 +200,28 @@ impl<'a> PodWait<'a> {
         if let Some(trouble) = self.trouble.take() {
             return trouble.into();
         }
-        if let Some(pod) = &self.pod {
-            self.evidence = self.cluster.evidence(pod).await;
-        }
+        let evidence = match &self.pod {
+            Some(pod) => self.cluster.evidence(pod).await,
+            None => Evidence::default(),
+        };
         let explanation = explain::timed_out(
             self.pod.as_ref(),
             self.subject,
-            &self.evidence,
+            &evidence,
             self.started.elapsed(),
         );
+        self.evidence = Some(evidence);
         self.report(explanation).await
     }
 
     /// Puts the pod's facts and the last words of its containers into the log.
     async fn report(&self, explanation: Explanation) -> anyhow::Error {
         if let Some(pod) = &self.pod {
-            for fact in explain::facts(pod, &self.evidence) {
+            let evidence = match &self.evidence {
+                Some(evidence) => evidence.clone(),
+                None => self.cluster.evidence(pod).await,
+            };
+            for fact in explain::facts(pod, &evidence) {
                 output::quoted("pod", &fact);
             }
             for container in explain::unwell(pod, self.subject) {
@@ -235,7 +241,7 @@ async fn look_after(
     cluster: &Cluster,
     name: &str,
     pause: Duration,
-    slow: bool,
+    started: Instant,
     watched: Option<String>,
 ) -> Result<Seen, ClusterError> {
     let pause = tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0));
@@ -261,7 +267,7 @@ async fn look_after(
         None => cluster.get::<Pod>(name).await?,
     };
     let evidence = match &pod {
-        Some(pod) if slow => Some(cluster.evidence(pod).await),
+        Some(pod) if started.elapsed() >= SLOW => Some(cluster.evidence(pod).await),
         _ => None,
     };
     Ok(Seen {

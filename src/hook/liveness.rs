@@ -51,6 +51,14 @@ impl<'a> PodLiveness<'a> {
         Ok(pod?)
     }
 
+    fn evidence(&self, pod: &Pod) -> Evidence {
+        let known = self
+            .api
+            .as_ref()
+            .map(|api| api.run(api.cluster.evidence(pod)));
+        known.unwrap_or_default()
+    }
+
     fn is_ours(&self, pod: &Pod) -> bool {
         let annotations = pod.metadata.annotations.as_ref();
         annotations
@@ -105,9 +113,9 @@ impl Liveness for PodLiveness<'_> {
             services: &[],
             may_end: false,
         };
-        let evidence = Evidence::default();
-        match explain::judge(&pod, subject, &evidence) {
+        match explain::judge(&pod, subject, &Evidence::default()) {
             Judgement::Dead(explanation) => {
+                let evidence = self.evidence(&pod);
                 for fact in explain::facts(&pod, &evidence) {
                     output::quoted("pod", &fact);
                 }
