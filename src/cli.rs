@@ -28,6 +28,9 @@ enum Verb {
     /// Prepares what a job needs beside its pod
     #[command(hide = true, subcommand)]
     Init(hook::init::Init),
+    /// Empties directories of a job whose files only its own user can remove
+    #[command(hide = true)]
+    Sweep(hook::sweep::SweepArgs),
 }
 
 /// Runs the process: the error, if any, is printed once, here.
@@ -44,6 +47,10 @@ pub fn main() -> ExitCode {
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Init(init)) => plainly(init.run()),
+        Some(Verb::Sweep(args)) => {
+            args.run();
+            ExitCode::SUCCESS
+        }
     }
 }
 

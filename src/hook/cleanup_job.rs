@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::api::Api;
 use super::leftovers::Leftovers;
 use super::output;
+use super::sweep::sweep;
 use crate::config::Config;
 use crate::pod::names;
 use crate::record::Memory;
@@ -25,10 +26,14 @@ const TRIES: u32 = 20;
 #[must_use]
 pub fn run(config: &Config) -> u8 {
     let memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
-    let namespace = memory
-        .job()
-        .ok()
-        .flatten()
+    let job = memory.job().ok().flatten();
+    let own = rustix::process::geteuid().as_raw();
+    if let Some(job) = &job
+        && job.user.is_some_and(|(uid, _)| uid != own)
+    {
+        sweep(config, job);
+    }
+    let namespace = job
         .map(|job| job.namespace)
         .or_else(|| config.namespace.clone());
     if let Err(error) = remove_from_cluster(config, namespace.as_deref()) {
@@ -62,7 +67,14 @@ fn remove_tree(config: &Config) {
             _ => break,
         }
     }
-    if let Err(error) = outcome {
-        output::warning(&format!("{error}; the next job of this runner tries again"));
+    match outcome {
+        Ok(()) => {}
+        // Files of the job's own user, which take room until the volume goes with the runner.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            output::line(&format!(
+                "Files of the job stay on the work volume: {error}"
+            ));
+        }
+        Err(error) => output::warning(&format!("{error}; the next job of this runner tries again")),
     }
 }

@@ -15,6 +15,7 @@ pub mod step;
 pub mod step_files;
 pub mod step_log;
 pub mod surroundings;
+pub mod sweep;
 pub mod trace;
 pub mod unwrapped;
 

@@ -161,7 +161,9 @@ impl Preparation<'_> {
         self.memory.remove()?;
         if let Err(error) = JobTree::remove_all(&self.config.paths) {
             // Files of another user; they only take room.
-            output::warning(&format!("remove what an earlier job left: {error}"));
+            output::line(&format!(
+                "Files of an earlier job stay on the work volume: {error}"
+            ));
         }
         self.made.borrow_mut().directories = true;
         Ok(())
