@@ -224,8 +224,12 @@ struct Envelope {
     command: Option<String>,
     #[serde(default)]
     response_file: Option<PathBuf>,
-    #[serde(default)]
-    args: serde_json::Value,
+}
+
+/// The same object, read once its command tells what the arguments are.
+#[derive(Deserialize)]
+struct Arguments<T> {
+    args: Option<T>,
 }
 
 impl Request {
@@ -234,23 +238,20 @@ impl Request {
     /// Blank lines around the request are ignored: the official hooks take the last line and
     /// break on a trailing blank one.
     pub fn parse(input: &str) -> Result<Self, RequestError> {
-        let line = input.trim();
-        if line.is_empty() {
+        if input.trim().is_empty() {
             return Err(RequestError::Empty);
         }
-        let mut json = serde_json::Deserializer::from_str(line);
-        let envelope: Envelope =
-            serde_path_to_error::deserialize(&mut json).map_err(|error| at("", error))?;
+        let mut json = serde_json::Deserializer::from_str(input);
+        let envelope: Envelope = serde_path_to_error::deserialize(&mut json).map_err(at)?;
         json.end().map_err(|cause| RequestError::Json {
             field: String::new(),
             cause,
         })?;
         let name = envelope.command.unwrap_or_default();
-        let args = envelope.args;
         let command = match name.as_str() {
-            "prepare_job" => Command::PrepareJob(arguments(args)?),
-            "run_script_step" => Command::RunScriptStep(arguments(args)?),
-            "run_container_step" => Command::RunContainerStep(arguments(args)?),
+            "prepare_job" => Command::PrepareJob(arguments(input)?),
+            "run_script_step" => Command::RunScriptStep(arguments(input)?),
+            "run_container_step" => Command::RunContainerStep(arguments(input)?),
             "cleanup_job" => Command::CleanupJob,
             _ => return Err(RequestError::UnknownCommand(name)),
         };
@@ -261,22 +262,17 @@ impl Request {
     }
 }
 
-fn arguments<T: de::DeserializeOwned + Default>(
-    args: serde_json::Value,
-) -> Result<T, RequestError> {
-    if args.is_null() {
-        return Ok(T::default());
-    }
-    serde_path_to_error::deserialize(args).map_err(|error| at("args", error))
+fn arguments<T: de::DeserializeOwned + Default>(input: &str) -> Result<T, RequestError> {
+    let mut json = serde_json::Deserializer::from_str(input);
+    let arguments: Arguments<T> = serde_path_to_error::deserialize(&mut json).map_err(at)?;
+    Ok(arguments.args.unwrap_or_default())
 }
 
-fn at(root: &str, error: serde_path_to_error::Error<serde_json::Error>) -> RequestError {
+fn at(error: serde_path_to_error::Error<serde_json::Error>) -> RequestError {
     let path = error.path().to_string();
-    let field = match (root, path.as_str()) {
-        ("", ".") => String::new(),
-        ("", path) => format!("field `{path}`: "),
-        (root, ".") => format!("field `{root}`: "),
-        (root, path) => format!("field `{root}.{path}`: "),
+    let field = match path.as_str() {
+        "." => String::new(),
+        path => format!("field `{path}`: "),
     };
     RequestError::Json {
         field,
@@ -421,6 +417,9 @@ mod tests {
             "services": [{"image": "redis"}, {"image": 7}]}});
         let shown = message(&request.to_string());
         assert!(shown.contains("field `args.services[1].image`"), "{shown}");
+        let shown =
+            message("{\"command\": \"prepare_job\",\n\"args\": {\"container\": {\"image\": 5}}}");
+        assert!(shown.ends_with("at line 2 column 33"), "{shown}");
         let shown = message(r#"{"command": 1}"#);
         assert!(shown.contains("field `command`"), "{shown}");
         assert!(message("{").starts_with("parse the request: "));
