@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin::render::Render;
 use crate::hook;
 use crate::spool::supervisor::{self, ExecArgs, SuperviseArgs};
 
@@ -19,6 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Render(Box<Render>),
     /// Runs as PID 1 of a job's container and starts its steps
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some(Verb::Render(render)) => plainly(render.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Init(init)) => plainly(init.run()),

@@ -195,12 +195,44 @@ impl Cluster {
         object: &impl Serialize,
         nonce: &str,
     ) -> Result<K, ClusterError> {
+        let (act, created) = self
+            .post::<K>(object, nonce, &PostParams::default())
+            .await?;
+        if let Some(created) = created {
+            return Ok(created);
+        }
+        match self.get::<K>(&act.name).await? {
+            Some(found) if has_nonce(&found, nonce) => Ok(found),
+            _ => Err(ClusterError::Taken { act }),
+        }
+    }
+
+    /// Has the API server judge an object as [`Self::create`] would send it, and make nothing.
+    pub async fn dry_run<K: Known>(
+        &self,
+        object: &impl Serialize,
+        nonce: &str,
+    ) -> Result<(), ClusterError> {
+        let parameters = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        // A name is looked up last of all, so an object whose name is taken has passed too.
+        self.post::<K>(object, nonce, &parameters).await.map(drop)
+    }
+
+    /// Sends an object that is new; `None` when its name is taken.
+    async fn post<K: Known>(
+        &self,
+        object: &impl Serialize,
+        nonce: &str,
+        parameters: &PostParams,
+    ) -> Result<(Act, Option<K>), ClusterError> {
         let mut act = self.act("create", K::RESOURCE, "");
-        let mut object = serde_json::to_value(object).map_err(|error| ClusterError::Malformed {
+        let object = manifest(object, nonce).map_err(|error| ClusterError::Malformed {
             act: act.clone(),
             cause: error.to_string(),
         })?;
-        object["metadata"]["annotations"][NONCE] = Value::from(nonce);
         if let Some(name) = object["metadata"]["name"].as_str() {
             name.clone_into(&mut act.name);
         }
@@ -208,7 +240,7 @@ impl Cluster {
         let created = self
             .attempt(act.clone(), || async {
                 let mut request = Request::new(K::url_path(&(), Some(&self.namespace)))
-                    .create(&PostParams::default(), body.clone())
+                    .create(parameters, body.clone())
                     .map_err(kube::Error::BuildRequest)?;
                 // Without it the API server drops misspelt fields and says nothing.
                 let strict = format!("{}fieldValidation=Strict", query_start(request.uri()));
@@ -222,13 +254,7 @@ impl Cluster {
                 }
             })
             .await?;
-        if let Some(created) = created {
-            return Ok(created);
-        }
-        match self.get::<K>(&act.name).await? {
-            Some(found) if has_nonce(&found, nonce) => Ok(found),
-            _ => Err(ClusterError::Taken { act }),
-        }
+        Ok((act, created))
     }
 
     /// Deletes the object that has this uid (any, when `None`). `grace` in seconds; pods get that
@@ -382,6 +408,13 @@ fn failure(act: Act, error: Option<kube::Error>, waited: Duration) -> ClusterErr
             cause: retry::chain(&error),
         },
     }
+}
+
+/// An object as it is sent: with `nonce` among its annotations.
+pub fn manifest(object: &impl Serialize, nonce: &str) -> serde_json::Result<Value> {
+    let mut object = serde_json::to_value(object)?;
+    object["metadata"]["annotations"][NONCE] = Value::from(nonce);
+    Ok(object)
 }
 
 /// `uri?` or `uri?a=b&`, ready for another parameter.

@@ -13,6 +13,7 @@
 
 mod affinity;
 mod arguments;
+mod config_map;
 mod error;
 mod flags;
 mod grant;
@@ -37,6 +38,7 @@ mod yaml;
 
 pub mod names;
 
+pub use config_map::{TemplateText, template_text};
 pub use error::{SpecError, TemplateError};
 pub use job::job;
 pub use manifest::NONCE_ANNOTATION;

@@ -358,6 +358,7 @@ impl State {
             ("GET", "log", _) => self.log(name, query),
             ("GET", _, "") => self.list(resource, query),
             ("GET", ..) => self.get(resource, name),
+            ("POST", ..) if query.contains("dryRun=All") => self.judge(resource, body),
             ("POST", ..) => self.create(resource, body),
             ("DELETE", ..) => self.delete(resource, name, body),
             _ => status(405, "MethodNotAllowed", "not here"),
@@ -400,15 +401,30 @@ impl State {
         object(200, &list)
     }
 
+    /// A creation that comes to nothing.
+    fn judge(&self, resource: &str, body: &[u8]) -> Answer {
+        let new: Value = serde_json::from_slice(body).unwrap();
+        let name = new["metadata"]["name"].as_str().unwrap();
+        self.taken(resource, name)
+            .unwrap_or_else(|| object(201, &new))
+    }
+
+    fn taken(&self, resource: &str, name: &str) -> Option<Answer> {
+        let key = (resource.to_owned(), name.to_owned());
+        let message = format!("{resource} \"{name}\" already exists");
+        self.objects
+            .contains_key(&key)
+            .then(|| status(409, "AlreadyExists", &message))
+    }
+
     fn create(&mut self, resource: &str, body: &[u8]) -> Answer {
         let mut new: Value = serde_json::from_slice(body).unwrap();
         self.created.push(new.clone());
         let name = new["metadata"]["name"].as_str().unwrap().to_owned();
-        let key = (resource.to_owned(), name.clone());
-        if self.objects.contains_key(&key) {
-            let message = format!("{resource} \"{name}\" already exists");
-            return status(409, "AlreadyExists", &message);
+        if let Some(taken) = self.taken(resource, &name) {
+            return taken;
         }
+        let key = (resource.to_owned(), name.clone());
         self.serial += 1;
         new["metadata"]["uid"] = json!(format!("uid-{}", self.serial));
         new["metadata"]["resourceVersion"] = json!(self.serial.to_string());

@@ -7,5 +7,6 @@ mod cluster;
 mod failures;
 mod fake_api;
 mod jobs;
+mod render;
 mod requests;
 mod runner;

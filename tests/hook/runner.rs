@@ -82,6 +82,11 @@ impl Runner {
         self.root.path().join("_work")
     }
 
+    /// Where the API server is found.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.root.path().join("kubeconfig")
+    }
+
     /// Where the hook remembers the job.
     pub fn memory(&self) -> PathBuf {
         self.root.path().join(".arc-hook").join(JOB_POD)
@@ -118,7 +123,7 @@ impl Runner {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.root.path())
-            .env("KUBECONFIG", self.root.path().join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .env("ACTIONS_RUNNER_POD_NAME", RUNNER)
             .env("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS", "60")
             .env("RUNNER_TEMP", self.work().join("_temp"))
@@ -252,10 +257,8 @@ pub fn holding(root: &Path, text: &str) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.is_symlink() {
             found.extend(holding(&path, text));
-        // A step's bell is a FIFO, which is never read to its end.
-        } else if path.is_file()
-            && fs::read(&path)
-                .is_ok_and(|bytes| memchr::memmem::find(&bytes, text.as_bytes()).is_some())
+        } else if fs::read(&path)
+            .is_ok_and(|bytes| memchr::memmem::find(&bytes, text.as_bytes()).is_some())
         {
             found.push(path);
         }

@@ -13,7 +13,6 @@
 //! Where the runner would throw, the driver reports a failure.
 
 pub mod action;
-pub mod bench;
 pub mod directive;
 pub mod expression;
 pub mod harness;

@@ -1,3 +1,4 @@
+mod config_map;
 mod conformance;
 mod job;
 mod merge;

@@ -10,7 +10,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::process::{Pid, Signal};
 
-use super::super::bell::Ringer;
 use super::super::directory::{Directory, FileError};
 use super::super::log::LogWriter;
 use super::super::{
@@ -72,9 +71,6 @@ impl Step {
             Err(error) => return Err(error),
         }
         let directory = Arc::new(directory);
-        // The hook now knows that it will be told, and looks less often by itself.
-        let ringer = Ringer::of(&directory);
-        ringer.ring();
         match Self::start(&directory, id) {
             Ok(step) => Ok(Some(step)),
             Err(reason) => {
@@ -88,7 +84,6 @@ impl Step {
                         out_of_memory: None,
                     },
                 )?;
-                ringer.ring();
                 Ok(None)
             }
         }
@@ -312,11 +307,9 @@ impl Pump {
     /// at that moment, and records the end. A log that cannot be written ends the step, not the
     /// job: the volume may be full only until the next step tidies up.
     fn log(&self, output: &OwnedFd, directory: &Directory) -> Result<(), FileError> {
-        let ringer = Ringer::of(directory);
         let mut log = Copy {
             pump: self,
             output,
-            ringer: &ringer,
             writer: LogWriter::new(directory, 0o644),
             buffer: vec![0; PIPE],
             lost: None,
@@ -343,9 +336,7 @@ impl Pump {
         if let Some(reason) = log.lost {
             exit.outcome = Outcome::LogLost(reason);
         }
-        let recorded = record(directory, &exit);
-        ringer.ring();
-        recorded
+        record(directory, &exit)
     }
 }
 
@@ -353,7 +344,6 @@ impl Pump {
 struct Copy<'p> {
     pump: &'p Pump,
     output: &'p OwnedFd,
-    ringer: &'p Ringer,
     writer: LogWriter<'p>,
     buffer: Vec<u8>,
     lost: Option<String>,
@@ -392,7 +382,6 @@ impl Copy<'_> {
             ));
             self.pump.broken.store(true, Ordering::Release);
         }
-        self.ringer.ring();
     }
 }
 

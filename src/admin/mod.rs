@@ -1,0 +1,3 @@
+//! Verbs for people, one file each.
+
+pub mod render;
