@@ -17,6 +17,11 @@ BUILD_LOG=$CACHE/log   # of builds; outlives `down`
 LOG=$STATE/log         # of daemons
 RUN=$STATE/run         # one record per daemon
 
+# What is tested, as it stands in the runner image; and what tests it, as `cargo test`
+# builds it, so that its many dependencies are compiled once only.
+DIST_BIN=$REPO_DIR/target/x86_64-unknown-linux-musl/dist
+TEST_BIN=$REPO_DIR/target/x86_64-unknown-linux-musl/debug
+
 # The names below are for the scripts that source this one.
 # shellcheck disable=SC2034
 {

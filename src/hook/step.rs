@@ -40,7 +40,7 @@ impl StepRun<'_> {
         let allowed = allows_unsecure_commands(self.config, &self.request.environment);
         let mut log = StepLog::new(stdout()?, allowed);
         let mut ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
-            .and_then(|step| {
+            .and_then(|mut step| {
                 let exit = step.follow(&mut log, signals, liveness)?;
                 step.collect();
                 Ok(exit)

@@ -88,7 +88,7 @@ pub fn sweep(config: &Config, job: &JobRecord) {
     // A thread of its own, because nothing that a hostile job does may hold up the clean-up.
     std::thread::spawn(move || {
         let swept = RunningStep::submit(spool, &request, foreign_user)
-            .and_then(|step| step.follow(&mut io::sink(), &signals, &mut NotAlive));
+            .and_then(|mut step| step.follow(&mut io::sink(), &signals, &mut NotAlive));
         let _ = done.send(swept.is_ok());
     });
     let _ = waited.recv_timeout(LIMIT);

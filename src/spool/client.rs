@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FlockOperation, inotify};
+use rustix::fs::FlockOperation;
 use thiserror::Error;
 
+use super::bell::Bell;
 use super::directory::{Directory, FileError};
 use super::log::LogReader;
 use super::signals::Signals;
@@ -26,7 +26,7 @@ const EXAMINE: Duration = Duration::from_secs(2);
 const CANCEL_DEADLINE: Duration = Duration::from_secs(6);
 /// How long a log may lag behind the record of its length on a network file system.
 const LOG_LAG: Duration = Duration::from_secs(10);
-/// Waiting time once inotify has been heard, and before.
+/// Waiting time once the bell has been heard, and before.
 const SLOW_LOOK: Duration = Duration::from_millis(250);
 const QUICK_LOOK: Duration = Duration::from_millis(20);
 const BUFFER: usize = 256 * 1024;
@@ -115,6 +115,7 @@ pub struct RunningStep {
     directory: Directory,
     id: Nonce,
     spool: Directory,
+    bell: Bell,
     /// Held for as long as this process lives; its release tells the supervisor.
     _lock: File,
 }
@@ -133,6 +134,7 @@ impl RunningStep {
         let lock = directory.create(LOCK, 0o644)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| directory.failure("lock", LOCK, errno))?;
+        let bell = Bell::hang(&directory, foreign_user);
         let bytes = serde_json::to_vec(request).map_err(|error| StepError::Record {
             record: REQUEST,
             reason: error.to_string(),
@@ -151,6 +153,7 @@ impl RunningStep {
             directory,
             id,
             spool,
+            bell,
             _lock: lock,
         })
     }
@@ -158,12 +161,11 @@ impl RunningStep {
     /// Copies the log to `sink` as it comes, until the step's end is recorded and its log is
     /// whole. A signal of the runner cancels the step, whose log and end are still awaited.
     pub fn follow(
-        &self,
+        &mut self,
         sink: &mut dyn Write,
         signals: &Signals,
         liveness: &mut dyn Liveness,
     ) -> Result<Exit, StepError> {
-        let mut bell = Bell::new(&self.directory);
         let mut pulse = Pulse::new();
         let mut log = LogReader::new(&self.directory);
         let mut buffer = vec![0; BUFFER];
@@ -226,7 +228,7 @@ impl RunningStep {
                 }
             }
             if !copied {
-                bell.wait(signals);
+                wait(&mut self.bell, signals);
             }
         }
     }
@@ -302,43 +304,16 @@ impl Pulse {
     }
 }
 
-/// Tells when something in the step's directory may have changed.
-struct Bell {
-    watch: Option<OwnedFd>,
-    heard: bool,
-}
-
-impl Bell {
-    fn new(directory: &Directory) -> Self {
-        Self {
-            watch: watch(directory),
-            heard: false,
-        }
-    }
-
-    fn wait(&mut self, signals: &Signals) {
-        let mut waits = vec![PollFd::new(signals, PollFlags::IN)];
-        if let Some(watch) = &self.watch {
-            waits.push(PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN));
-        }
-        let timeout = if self.heard { SLOW_LOOK } else { QUICK_LOOK };
-        let timeout = Timespec::try_from(timeout).ok();
-        let _ = rustix::event::poll(&mut waits, timeout.as_ref());
-        signals.hush();
-        if let Some(watch) = &self.watch {
-            let mut events = [0; 4096];
-            while matches!(rustix::io::read(watch, &mut events), Ok(count) if count > 0) {
-                self.heard = true;
-            }
-        }
-    }
-}
-
-fn watch(directory: &Directory) -> Option<OwnedFd> {
-    let watch =
-        inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).ok()?;
-    let events =
-        inotify::WatchFlags::MODIFY | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CREATE;
-    inotify::add_watch(&watch, directory.by_handle(""), events).ok()?;
-    Some(watch)
+/// Waits until the step's directory may have something new, or a signal came.
+fn wait(bell: &mut Bell, signals: &Signals) {
+    let mut waits = vec![PollFd::new(signals, PollFlags::IN)];
+    waits.extend(
+        bell.handle()
+            .map(|handle| PollFd::from_borrowed_fd(handle, PollFlags::IN)),
+    );
+    let timeout = if bell.heard() { SLOW_LOOK } else { QUICK_LOOK };
+    let timeout = Timespec::try_from(timeout).ok();
+    let _ = rustix::event::poll(&mut waits, timeout.as_ref());
+    signals.hush();
+    bell.hush();
 }

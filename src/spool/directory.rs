@@ -189,6 +189,34 @@ impl Directory {
         self.create(name, mode)
     }
 
+    /// Makes a FIFO with exactly `mode`, open so that neither end ever blocks or finds the other
+    /// missing.
+    pub fn make_fifo(&self, name: &str, mode: u32) -> Result<OwnedFd, FileError> {
+        let mode = Mode::from_raw_mode(mode);
+        rustix::fs::mknodat(&self.handle, self.component(name)?, FileType::Fifo, mode, 0)
+            .map_err(|errno| self.failure("make the FIFO", name, errno))?;
+        let fifo = self.open_fifo(name, OFlags::RDWR)?;
+        rustix::fs::fchmod(&fifo, mode).map_err(|errno| self.failure("make", name, errno))?;
+        Ok(fifo)
+    }
+
+    /// Opens a FIFO that somebody reads, for writing without ever waiting.
+    pub fn fifo(&self, name: &str) -> Result<OwnedFd, FileError> {
+        self.open_fifo(name, OFlags::WRONLY)
+    }
+
+    fn open_fifo(&self, name: &str, access: OFlags) -> Result<OwnedFd, FileError> {
+        let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&self.handle, self.component(name)?, flags, Mode::empty())
+            .map_err(|errno| self.failure("open the FIFO", name, errno))?;
+        let stat =
+            rustix::fs::fstat(&handle).map_err(|errno| self.failure("examine", name, errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+            return Err(self.failure("open", name, io::Error::other("it is not a FIFO")));
+        }
+        Ok(handle)
+    }
+
     /// Writes a record: it appears whole, under its name, or not at all.
     pub fn record(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), FileError> {
         let temporary = format!(".{name}.new");

@@ -16,6 +16,7 @@
 //!       request.json                what to run; unlinked once claimed, it holds secrets
 //!       claimed                     created exclusively: a step starts at most once
 //!       log.0 log.1 ...             stdout and stderr through one pipe, in order
+//!       bell                        FIFO: a byte when there is something to read
 //!       hook.lock                   held by the hook; free without `exit.json` read = hook dead
 //!       cancel                      created by the hook
 //!       exit.json                   how it ended; no step is green without it
@@ -25,6 +26,7 @@
 //! its own records. It can thereby lie about itself only. The hook opens everything through
 //! [`directory::Directory`], which follows no link and reads no more than it was told.
 
+pub mod bell;
 pub mod client;
 pub mod directory;
 pub mod log;
@@ -56,6 +58,8 @@ pub(crate) const REQUEST: &str = "request.json";
 pub(crate) const CLAIMED: &str = "claimed";
 /// The hook's sign of life.
 pub(crate) const LOCK: &str = "hook.lock";
+/// Rung by the supervisor.
+pub(crate) const BELL: &str = "bell";
 /// The hook's wish to end the step.
 pub(crate) const CANCEL: &str = "cancel";
 /// How the step ended.

@@ -257,8 +257,10 @@ pub fn holding(root: &Path, text: &str) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.is_symlink() {
             found.extend(holding(&path, text));
-        } else if fs::read(&path)
-            .is_ok_and(|bytes| memchr::memmem::find(&bytes, text.as_bytes()).is_some())
+        // A step's bell is a FIFO, which is never read to its end.
+        } else if path.is_file()
+            && fs::read(&path)
+                .is_ok_and(|bytes| memchr::memmem::find(&bytes, text.as_bytes()).is_some())
         {
             found.push(path);
         }

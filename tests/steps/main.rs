@@ -360,7 +360,7 @@ fn a_finished_step_is_not_claimed_again_while_it_is_removed() {
         path: Vec::new(),
         directory: None,
     };
-    let step = RunningStep::submit(spool, &request, false).unwrap();
+    let mut step = RunningStep::submit(spool, &request, false).unwrap();
     let signals = Signals::catch_these(&[]).unwrap();
     step.follow(&mut std::io::sink(), &signals, &mut Alive)
         .unwrap();

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::process::{Pid, Signal};
 
+use super::super::bell::Ringer;
 use super::super::directory::{Directory, FileError};
 use super::super::log::LogWriter;
 use super::super::{
@@ -71,6 +72,9 @@ impl Step {
             Err(error) => return Err(error),
         }
         let directory = Arc::new(directory);
+        // The hook now knows that it will be told, and looks less often by itself.
+        let ringer = Ringer::of(&directory);
+        ringer.ring();
         match Self::start(&directory, id) {
             Ok(step) => Ok(Some(step)),
             Err(reason) => {
@@ -84,6 +88,7 @@ impl Step {
                         out_of_memory: None,
                     },
                 )?;
+                ringer.ring();
                 Ok(None)
             }
         }
@@ -307,9 +312,11 @@ impl Pump {
     /// at that moment, and records the end. A log that cannot be written ends the step, not the
     /// job: the volume may be full only until the next step tidies up.
     fn log(&self, output: &OwnedFd, directory: &Directory) -> Result<(), FileError> {
+        let ringer = Ringer::of(directory);
         let mut log = Copy {
             pump: self,
             output,
+            ringer: &ringer,
             writer: LogWriter::new(directory, 0o644),
             buffer: vec![0; PIPE],
             lost: None,
@@ -336,7 +343,9 @@ impl Pump {
         if let Some(reason) = log.lost {
             exit.outcome = Outcome::LogLost(reason);
         }
-        record(directory, &exit)
+        let recorded = record(directory, &exit);
+        ringer.ring();
+        recorded
     }
 }
 
@@ -344,6 +353,7 @@ impl Pump {
 struct Copy<'p> {
     pump: &'p Pump,
     output: &'p OwnedFd,
+    ringer: &'p Ringer,
     writer: LogWriter<'p>,
     buffer: Vec<u8>,
     lost: Option<String>,
@@ -382,6 +392,7 @@ impl Copy<'_> {
             ));
             self.pump.broken.store(true, Ordering::Release);
         }
+        self.ringer.ring();
     }
 }
 

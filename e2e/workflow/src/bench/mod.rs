@@ -1,0 +1,74 @@
+//! Benchmarks: the budgets of arc-hook, measured on the test cluster.
+//!
+//! What a pod, a process or a pipe costs differs between machines and hours, so
+//! ours is measured in turn with a floor: what the same work takes without a
+//! hook, just before. Where a row is judged by its excess over the floor, it
+//! is the median of the differences of such pairs.
+//!
+//! ```text
+//! bench (node) ── nsenter ──> agent in the runner pod ──> bash -e index.sh ──> the hook
+//!              ── nsenter ──> agent in the job pod    ──> floors of steps and pipes
+//!              ── API      ──> floor pods, in the shape of the hook's own
+//! ```
+
+pub mod agent;
+mod floor;
+mod hook;
+mod measures;
+mod seat;
+pub mod table;
+
+use crate::harness::cluster::Cluster;
+use crate::harness::paths::Paths;
+use hook::Hook;
+use table::Row;
+
+/// A run of the benchmarks.
+pub(crate) struct Bench<'a> {
+    cluster: Cluster,
+    hook: Hook,
+    runs: usize,
+    show: &'a mut dyn FnMut(&str),
+    rows: Vec<Row>,
+}
+
+/// Measures everything, each pair `runs` times, and shows rows as they come.
+pub async fn run(runs: usize, show: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<Row>> {
+    anyhow::ensure!(runs > 0, "nothing is measured in 0 runs");
+    let cluster = Cluster::connect(Paths::new()).await?;
+    let hook = Hook::start(&cluster).await?;
+    show(&table::head());
+    let mut bench = Bench {
+        cluster,
+        hook,
+        runs,
+        show,
+        rows: Vec::new(),
+    };
+    let measured = tokio::select! {
+        measured = bench.everything() => measured,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let Bench { hook, rows, .. } = bench;
+    let removed = hook.runner.remove().await;
+    measured?;
+    removed?;
+    Ok(rows)
+}
+
+impl Bench<'_> {
+    async fn everything(&mut self) -> anyhow::Result<()> {
+        self.jobs().await?;
+        self.hook.prepare_job(&[]).await?;
+        self.steps().await?;
+        self.logs().await?;
+        self.idle().await?;
+        self.end_job().await?;
+        Ok(())
+    }
+
+    fn tell(&mut self, row: Row) {
+        (self.show)(&table::shown(&row));
+        self.rows.push(row);
+    }
+}

@@ -1,0 +1,78 @@
+//! Measures arc-hook's budgets on the test cluster.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use arc_hook_e2e::bench::{self, agent, table};
+use arc_hook_e2e::harness::paths::Paths;
+use clap::{Parser, Subcommand};
+
+/// Measures arc-hook's budgets on the test cluster.
+///
+/// Exits with 1 when a row is beyond its limit.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How often each pair of floor and ours is measured.
+    #[arg(long, default_value_t = 10)]
+    runs: usize,
+    /// Where all samples go, as JSON; `bench.json` in the cluster's state directory by default.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What this program does inside pods.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts and measures programs, by orders on standard input.
+    #[command(hide = true)]
+    Agent,
+    /// Writes so many bytes of log lines.
+    #[command(hide = true)]
+    Flood {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let Arguments {
+        runs,
+        json,
+        command,
+    } = Arguments::parse();
+    let result = match command {
+        Some(Command::Agent) => agent::serve().map(|()| true),
+        Some(Command::Flood { bytes }) => agent::flood(bytes).map(|()| true),
+        None => measure(runs, json),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn measure(runs: usize, json: Option<PathBuf>) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let rows = runtime.block_on(bench::run(runs, &mut say))?;
+    let path = json.unwrap_or_else(|| Paths::new().state.join("bench.json"));
+    let text = serde_json::to_string_pretty(&table::json(&rows))?;
+    std::fs::write(&path, text + "\n")
+        .with_context(|| format!("failed to write `{}`", path.display()))?;
+    Ok(!table::failed(&rows))
+}
+
+fn say(text: &str) {
+    // A reader that went away is no reason to stop.
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
