@@ -35,6 +35,16 @@ pub struct LogPosition {
     same: u64,
     /// Bytes already copied of the line after it.
     partial: u64,
+    /// Bytes copied in all.
+    total: u64,
+}
+
+impl LogPosition {
+    /// Bytes copied so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
 }
 
 /// Why copying ended.
@@ -187,6 +197,7 @@ async fn copy(
                     *known -= skipped as u64;
                     out.write_all(&part[skipped..])?;
                     position.partial += (part.len() - skipped) as u64;
+                    position.total += (part.len() - skipped) as u64;
                     rest = &rest[part.len()..];
                     if end.is_some() {
                         position.partial = 0;

@@ -19,6 +19,10 @@ const LOOK: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a stream may take to end by itself once the program has.
 const STREAM_END: Duration = Duration::from_secs(5);
+/// Where the kubelet begins a new file, and keeps but the newest for whoever reads
+/// (`containerLogMaxSize`, 10 MiB by default): of two files that were filled while one was read,
+/// the first is lost, and nothing tells.
+const ROTATION: u64 = 8 * 1024 * 1024;
 /// How long the rest of the log may take to arrive.
 const REST: Duration = Duration::from_mins(5);
 
@@ -84,6 +88,13 @@ impl<'a> Unwrapped<'a> {
                 }
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => output::warning("the end of the log is missing: it does not arrive"),
+            }
+            if self.position.total() > ROTATION {
+                output::warning(
+                    "lines of this log may be missing: Kubernetes keeps about 10 MiB of what a \
+                     container prints; give the action an `entrypoint`, so that it runs under the \
+                     hook's supervisor, for a log of any length",
+                );
             }
             return Ok(code);
         }
