@@ -256,6 +256,15 @@ pods! {
     a_node_that_is_gone: pod(json!({"phase": "Failed",
         "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
                         "message": "PodGC: node no longer exists"}]}));
+    a_node_that_has_not_been_heard_of_for_a_while: pod(json!({"phase": "Running",
+        "conditions": [scheduled(), {"type": "Ready", "status": "False"},
+                       {"type": "ContainersReady", "status": "True"}],
+        "containerStatuses": [
+            {"name": "job", "image": "gcc", "imageID": "", "ready": true, "restartCount": 0,
+             "state": {"running": {}}},
+            {"name": "redis", "image": "redis", "imageID": "", "ready": true, "restartCount": 0,
+             "state": {"running": {}}}
+        ]}));
     a_node_that_stopped_reporting: pod(json!({"phase": "Unknown"}));
     a_node_without_room: pod(json!({"phase": "Failed", "reason": "OutOfcpu",
         "message": "Pod was rejected: Node didn't have enough resource: cpu, requested: 4000, used: \

@@ -60,6 +60,18 @@ pub(super) fn by_reason(pod: &Pod, status: &PodStatus) -> Option<Explanation> {
     by_pod_reason(status)
 }
 
+/// The node has not been heard of for a while: then, and only then, Kubernetes takes a pod for not
+/// ready whose containers it takes for ready, and gives no reason (kubernetes v1.36,
+/// `pkg/controller/util/node/controller_utils.go`). The node may come back.
+pub(super) fn node_silent(pod: &Pod, status: &PodStatus) -> Option<Explanation> {
+    let is = |kind: &str, value: &str| {
+        condition(status, kind)
+            .is_some_and(|condition| condition.status == value && condition.reason.is_none())
+    };
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    (is("Ready", "False") && is("ContainersReady", "True")).then(|| node_lost(node))
+}
+
 fn node_lost(node: Option<&str>) -> Explanation {
     Explanation::new(
         "Node lost",

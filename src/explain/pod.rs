@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition, PodStatus};
 
-use super::disruption::{by_pod_reason, by_reason, disruption};
+use super::disruption::{by_pod_reason, by_reason, disruption, node_silent};
 use super::{EVENTS_HINT, Evidence, Explanation, Judgement, container, events, quote, scheduling};
 
 /// What the hook waits for in a pod.
@@ -60,6 +60,9 @@ pub fn judge(pod: &Pod, subject: Subject<'_>, evidence: &Evidence) -> Judgement 
     }
     if matches!(worst, Judgement::Running) && !all_started(status, subject) {
         worst = Judgement::Waiting(None);
+    }
+    if let Some(explanation) = node_silent(pod, status) {
+        worst = worse(worst, Judgement::Waiting(Some(explanation)));
     }
     // Only while containers do not exist can the scheduler or the volumes be what it waits for.
     if matches!(worst, Judgement::Waiting(_)) {
@@ -210,12 +213,13 @@ pub fn facts(pod: &Pod, evidence: &Evidence) -> Vec<String> {
         } else {
             "True"
         };
-        if condition.status != good && (condition.reason.is_some() || condition.message.is_some()) {
+        if condition.status != good {
+            let reason = condition.reason.as_deref();
             lines.push(format!(
-                "condition {}={}: {}{}",
+                "condition {}={}{}{}",
                 condition.type_,
                 condition.status,
-                condition.reason.as_deref().unwrap_or_default(),
+                reason.map_or_else(String::new, |reason| format!(": {reason}")),
                 said(condition.message.as_deref())
             ));
         }

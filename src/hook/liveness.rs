@@ -123,6 +123,11 @@ impl Liveness for PodLiveness<'_> {
             }
             // A node that is short of memory or of disk can halt everything for minutes.
             _ if patient => None,
+            Judgement::Waiting(Some(explanation)) | Judgement::Failing(explanation, _) => {
+                Some(format!(
+                    "the supervisor in pod `{name}` has been silent for {seconds} s: {explanation}"
+                ))
+            }
             _ => Some(format!(
                 "the supervisor in pod `{name}` has been silent for {seconds} s although the pod \
                  runs; see whether its node is overloaded and its work volume writable"

@@ -30,7 +30,9 @@ use crate::spool::{JobTree, Nonce, StepRequest, client};
 
 /// How long the removal of the action's pod may take: the runner kills 10 s after its first
 /// signal, and what is left `cleanup_job` finds.
-const DISCARD: Duration = Duration::from_secs(2);
+const DISCARD: Duration = Duration::from_secs(10);
+/// The same once the runner has sent a signal.
+const DISCARD_CANCELLED: Duration = Duration::from_secs(1);
 /// How long a cancelled program may take to end and to say its last words.
 const CANCEL: Duration = Duration::from_secs(4);
 
@@ -74,7 +76,10 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
         memory: &memory,
     };
     let code = action.run(job.as_ref(), signals);
-    action.discard();
+    action.discard(match signals.received() {
+        None => DISCARD,
+        Some(_) => DISCARD_CANCELLED,
+    });
     if job.is_some() {
         memory.note_outcome("run_container_step", *code.as_ref().unwrap_or(&1));
     } else {
@@ -229,8 +234,8 @@ impl Action<'_> {
     }
 
     /// Removes pod, secrets and directories of the action.
-    fn discard(&self) {
-        let cluster: Cluster = self.api.cluster.patient(DISCARD);
+    fn discard(&self, limit: Duration) {
+        let cluster: Cluster = self.api.cluster.patient(limit);
         let remove = async {
             // The name is random, so whatever bears it is ours.
             cluster
@@ -245,7 +250,7 @@ impl Action<'_> {
         };
         let removed = self
             .api
-            .run(async { tokio::time::timeout(DISCARD, remove).await });
+            .run(async { tokio::time::timeout(limit, remove).await });
         if !matches!(removed, Ok(Ok(()))) {
             output::debug("the action's pod could not be deleted; `cleanup_job` will");
         }

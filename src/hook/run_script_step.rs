@@ -25,7 +25,9 @@ const EXTERNALS_TIMEOUT: Duration = Duration::from_mins(10);
 /// There is no job container, or the step's end is not known.
 pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Result<u8> {
     let memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
-    let job = memory.job()?.context(
+    // A job whose container never said who it is was never ready: its `prepare_job` was killed.
+    let ready = memory.job()?.filter(|job| job.user.is_some());
+    let job = ready.context(
         "run the step: the job has no container, because `prepare_job` failed or was cancelled; \
          the cause stands in the log of \"Initialize containers\"",
     )?;

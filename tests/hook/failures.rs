@@ -181,6 +181,22 @@ fn a_signal_while_the_pod_is_awaited_removes_it() {
 }
 
 #[test]
+fn a_job_whose_preparation_was_killed_runs_no_step_and_is_cleaned_up() {
+    let runner = Runner::new();
+    runner.api.state().kubelet = Kubelet::Idle;
+    let request = runner.request("prepare_job", &job(&[service("redis")]));
+    let child = runner.start(&request, &[]);
+    until("the pod is created", || runner.api.names("pods").len() == 2);
+    signal(&child, "-KILL");
+    assert_eq!(runner.finish(child).code, -9);
+    let step = runner.script("true");
+    assert_eq!(step.code, 1);
+    assert!(step.log.contains("Initialize containers"), "{step:?}");
+    assert_eq!(runner.call("cleanup_job", &json!({})).code, 0);
+    nothing_is_left(&runner);
+}
+
+#[test]
 fn a_signal_while_the_creation_is_under_way_removes_what_came_of_it() {
     let runner = Runner::new();
     let slow = Kind::Slow(Duration::from_secs(2));

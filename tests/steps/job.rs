@@ -48,7 +48,7 @@ impl Job {
                 environment: BTreeMap::from([("FROM_JOB".to_owned(), "job value".to_owned())]),
                 working_directory: None,
                 foreign_user: false,
-                user: None,
+                user: Some((0, 0)),
                 address: None,
                 host_names: Vec::new(),
             })
