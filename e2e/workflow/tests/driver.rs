@@ -198,6 +198,24 @@ driver: {conclusion: failure, cleanup-job: {exit: 9}}
     outcome.passed();
 }
 
+/// The attack that a hook must keep from the runner: this one does nothing against it.
+#[test]
+fn a_link_that_the_job_planted_is_read_through() {
+    let runner = Runner::new();
+    std::fs::write(runner.path("secret"), "LEAK=the runner's secret\n").unwrap();
+    let outcome = runner.run(
+        "
+name: leak
+container: {image: alpine}
+steps:
+- run: ln -sf $RUNNER_TEMP/../../secret $GITHUB_ENV
+- run: echo It is $LEAK
+  driver: {expect: [It is the runner's secret]}
+",
+    );
+    outcome.passed();
+}
+
 #[test]
 fn background_steps_run_beside_each_other() {
     let outcome = Runner::new().run(
