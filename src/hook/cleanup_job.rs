@@ -13,7 +13,7 @@ use super::output;
 use super::sweep::sweep;
 use crate::config::Config;
 use crate::pod::names;
-use crate::record::Memory;
+use crate::record::{JobRecord, Memory};
 use crate::spool::JobTree;
 
 /// How long an API server that is away is waited for. The runner may be given 60 s in all after a
@@ -27,16 +27,7 @@ const TRIES: u32 = 20;
 pub fn run(config: &Config) -> u8 {
     let memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
     let job = memory.job().ok().flatten();
-    let own = rustix::process::geteuid().as_raw();
-    if let Some(job) = &job
-        && job.user.is_some_and(|(uid, _)| uid != own)
-    {
-        sweep(config, job);
-    }
-    let namespace = job
-        .map(|job| job.namespace)
-        .or_else(|| config.namespace.clone());
-    if let Err(error) = remove_from_cluster(config, namespace.as_deref()) {
+    if let Err(error) = remove_from_cluster(config, job.as_ref()) {
         output::warning(&format!("{error:#}; what is left goes with the runner pod"));
     }
     if let Err(error) = memory.remove() {
@@ -46,14 +37,20 @@ pub fn run(config: &Config) -> u8 {
     0
 }
 
-fn remove_from_cluster(config: &Config, namespace: Option<&str>) -> anyhow::Result<()> {
-    let api = Api::connect(namespace)?;
+fn remove_from_cluster(config: &Config, job: Option<&JobRecord>) -> anyhow::Result<()> {
+    let namespace = job.map(|job| job.namespace.as_str());
+    let api = Api::connect(namespace.or(config.namespace.as_deref()))?;
     let cluster = api.cluster.patient(PATIENCE);
-    api.run(async {
-        let leftovers = Leftovers::find(&cluster, &config.pod_name).await?;
-        leftovers.delete(&cluster).await?;
-        Ok(())
-    })
+    let leftovers = api.run(Leftovers::find(&cluster, &config.pod_name))?;
+    let own = rustix::process::geteuid().as_raw();
+    if let Some(job) = job
+        && job.user.is_some_and(|(uid, _)| uid != own)
+        && leftovers.has_running(&job.pod)
+    {
+        sweep(config, job);
+    }
+    api.run(leftovers.delete(&cluster))?;
+    Ok(())
 }
 
 fn remove_tree(config: &Config) {

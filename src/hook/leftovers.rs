@@ -40,6 +40,20 @@ impl Leftovers {
         Ok(Self { pods, secrets })
     }
 
+    /// Whether the pod of that name runs and is not about to go.
+    #[must_use]
+    pub fn has_running(&self, name: &str) -> bool {
+        self.pods.iter().any(|pod| {
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
+            pod.metadata.name.as_deref() == Some(name)
+                && pod.metadata.deletion_timestamp.is_none()
+                && phase == Some("Running")
+        })
+    }
+
     /// Deletes them all, and goes on where one cannot be deleted. The first failure is returned.
     pub async fn delete(&self, cluster: &Cluster) -> Result<(), ClusterError> {
         let mut outcome = Ok(());
