@@ -1,4 +1,4 @@
-//! An agent in a container: this very program, put there from the node.
+//! An agent in a container: a program that is put there from the node.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::agent::{Measured, Order};
 use crate::harness::process;
 
-/// Where the program lies in the container.
+/// The program, beside this one.
+const AGENT: &str = "bench-agent";
+/// Where it lies in the container.
 pub const PROGRAM: &str = "/tmp/arc-hook-bench";
 
 /// A container that programs are started and measured in.
@@ -36,7 +38,7 @@ impl Seat {
         let env = variables(&String::from_utf8_lossy(&environ));
         let place = inside(pid, PROGRAM);
         fs::create_dir_all(place.parent().unwrap_or(&place))
-            .and_then(|()| fs::copy(std::env::current_exe()?, &place))
+            .and_then(|()| fs::copy(std::env::current_exe()?.with_file_name(AGENT), &place))
             .and_then(|_| fs::set_permissions(&place, fs::Permissions::from_mode(0o755)))
             .with_context(|| format!("failed to put an agent at `{}`", place.display()))?;
         let mut agent = Command::new("nsenter")
@@ -45,7 +47,7 @@ impl Seat {
             .args(["--mount", "--uts", "--ipc", "--net", "--pid"])
             .arg(format!("--setuid={user}"))
             .arg(format!("--setgid={user}"))
-            .args(["--", PROGRAM, "agent"])
+            .args(["--", PROGRAM, "serve"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use arc_hook_e2e::bench::{self, agent, table};
+use arc_hook_e2e::bench::{self, table};
 use arc_hook_e2e::harness::paths::Paths;
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 /// Measures arc-hook's budgets on the test cluster.
 ///
@@ -20,36 +20,11 @@ struct Arguments {
     /// Where all samples go, as JSON; `bench.json` in the cluster's state directory by default.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-/// What this program does inside pods.
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Starts and measures programs, by orders on standard input.
-    #[command(hide = true)]
-    Agent,
-    /// Writes so many bytes of log lines.
-    #[command(hide = true)]
-    Flood {
-        /// How many.
-        bytes: u64,
-    },
 }
 
 fn main() -> ExitCode {
-    let Arguments {
-        runs,
-        json,
-        command,
-    } = Arguments::parse();
-    let result = match command {
-        Some(Command::Agent) => agent::serve().map(|()| true),
-        Some(Command::Flood { bytes }) => agent::flood(bytes).map(|()| true),
-        None => measure(runs, json),
-    };
-    match result {
+    let Arguments { runs, json } = Arguments::parse();
+    match measure(runs, json) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
