@@ -40,12 +40,35 @@ pub struct JobRecord {
     pub foreign_user: bool,
     /// User and group of the job's container, once it has said so.
     pub user: Option<(u32, u32)>,
+    /// That user, when it is not left to the image.
+    #[serde(default)]
+    pub forced_user: Option<ForcedUser>,
     /// Address of the job's pod, when it has services: container actions reach them there.
     #[serde(default)]
     pub address: Option<String>,
     /// Names of the services.
     #[serde(default)]
     pub host_names: Vec<String>,
+}
+
+/// A user whom the job's container was given, whatever its image says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForcedUser {
+    /// User id.
+    pub uid: u32,
+    /// What chose it.
+    pub by: ForcedBy,
+    /// Whether it has an entry in the container's `/etc/passwd`.
+    pub named: bool,
+}
+
+/// What chose a job's user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForcedBy {
+    /// The annotation `arc-hook/run-as`.
+    Annotation,
+    /// `runAsUser` of the template, or `--user` of the workflow.
+    Specification,
 }
 
 /// The directory of one job's memory.
@@ -250,6 +273,7 @@ mod tests {
                 working_directory: None,
                 foreign_user: false,
                 user: None,
+                forced_user: None,
                 address: None,
                 host_names: Vec::new(),
             })

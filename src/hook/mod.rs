@@ -3,6 +3,7 @@
 pub mod api;
 pub mod await_pod;
 pub mod cleanup_job;
+pub mod hint;
 pub mod init;
 pub mod leftovers;
 pub mod liveness;

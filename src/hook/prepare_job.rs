@@ -19,7 +19,7 @@ use crate::config::{Config, WorkVolume};
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, Plan, RunnerPod, SpecError, Template, User, names};
 use crate::protocol::{ContainerContext, Context, PrepareJob, Response, State};
-use crate::record::{JobRecord, Memory};
+use crate::record::{ForcedBy, ForcedUser, JobRecord, Memory};
 use crate::spool::signals::Signals;
 use crate::spool::{JobTree, Nonce, Ready, client};
 
@@ -136,6 +136,7 @@ impl Preparation<'_> {
             working_directory: plan.working_directory.clone(),
             foreign_user: tree.foreign_user(),
             user: None,
+            forced_user: None,
             address: None,
             host_names: plan.host_names.clone(),
         };
@@ -150,6 +151,7 @@ impl Preparation<'_> {
         tracing::debug!(elapsed = ?begin.elapsed(), ?ready, "pod ready");
         check_user(&plan, &ready, around.identity.uid)?;
         record.user = Some((ready.uid, ready.gid));
+        record.forced_user = forced_user(&plan, self.template, &ready);
         record.address = pod.and_then(|pod| pod.status?.pod_ip);
         self.memory.save(&record)?;
         tell(&plan, around.runner.as_ref(), &ready);
@@ -284,6 +286,20 @@ impl Preparation<'_> {
         let ours = found.filter(|pod| cluster::has_nonce(pod, self.nonce.as_str()));
         Ok(ours.and_then(|pod| pod.metadata.uid))
     }
+}
+
+/// The job's user, unless it is its image's.
+fn forced_user(plan: &Plan, template: &Template, ready: &Ready) -> Option<ForcedUser> {
+    let by = match (plan.user, template.settings().run_as) {
+        (User::Image, _) => return None,
+        (_, Some(_)) => ForcedBy::Annotation,
+        (_, None) => ForcedBy::Specification,
+    };
+    Some(ForcedUser {
+        uid: ready.uid,
+        by,
+        named: ready.user_name.is_some(),
+    })
 }
 
 /// The user is what was asked for, or the log says so.

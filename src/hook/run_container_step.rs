@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::api::{Api, Ended};
 use super::await_pod::{PodWait, Progress};
+use super::hint::Tail;
 use super::liveness::PodLiveness;
 use super::output;
 use super::run_script_step::arguments;
@@ -24,7 +25,7 @@ use crate::config::Config;
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, JobFacts, Plan, names};
 use crate::protocol::Container;
-use crate::record::{JobRecord, Memory};
+use crate::record::{ForcedUser, JobRecord, Memory};
 use crate::spool::signals::Signals;
 use crate::spool::{JobTree, Nonce, StepRequest, client};
 
@@ -118,10 +119,16 @@ impl Action<'_> {
             .transpose()
             .context("open the job's directory on the work volume")?;
         let files = jobs.as_ref().unwrap_or(&own);
+        let forced_user = job.and_then(|job| job.forced_user);
         if self.plan.supervised {
-            self.supervised(&own, files, signals)
+            self.supervised(&own, files, forced_user, signals)
         } else {
-            self.unwrapped(files, signals)
+            // Nobody has looked into its image, so a missing name is no cause to be told.
+            let forced_user = forced_user.map(|user| ForcedUser {
+                named: true,
+                ..user
+            });
+            self.unwrapped(files, forced_user, signals)
         }
     }
 
@@ -145,7 +152,13 @@ impl Action<'_> {
         Ok(())
     }
 
-    fn supervised(&self, own: &JobTree, files: &JobTree, signals: &Signals) -> anyhow::Result<u8> {
+    fn supervised(
+        &self,
+        own: &JobTree,
+        files: &JobTree,
+        forced_user: Option<ForcedUser>,
+        signals: &Signals,
+    ) -> anyhow::Result<u8> {
         let program = self.request.entry_point.as_deref().unwrap_or_default();
         let request = StepRequest {
             argv: arguments(program, &self.request.entry_point_args)?,
@@ -163,28 +176,38 @@ impl Action<'_> {
             })
             .await
         });
-        match started {
+        let ready = match started {
             Ended::Signal(signal) => return Ok(128 + signal),
-            Ended::Done(ready) => drop(ready?),
-        }
+            Ended::Done(ready) => ready?,
+        };
         let step = StepRun {
             config: self.config,
             memory: self.memory,
             files,
             spool,
             request,
+            forced_user: forced_user.map(|user| ForcedUser {
+                named: ready.user_name.is_some(),
+                ..user
+            }),
         };
         let cluster = &self.api.cluster;
         let mut liveness = PodLiveness::new(cluster.namespace(), &self.plan.name, self.nonce);
         step.run(signals, &mut liveness)
     }
 
-    fn unwrapped(&self, files: &JobTree, signals: &Signals) -> anyhow::Result<u8> {
+    fn unwrapped(
+        &self,
+        files: &JobTree,
+        forced_user: Option<ForcedUser>,
+        signals: &Signals,
+    ) -> anyhow::Result<u8> {
         let cluster = &self.api.cluster;
         let crossing = StepFiles::copy_in(self.config, self.memory, files, &[])?;
         let environment = &self.request.environment_variables;
         let allowed = step::allows_unsecure_commands(self.config, environment);
-        let mut log = StepLog::new(step::stdout()?, allowed);
+        let mut tail = Tail::new(step::stdout()?);
+        let mut log = StepLog::new(&mut tail, allowed);
         let mut program = Unwrapped::new(cluster, &self.plan.name);
         let ended = self.api.run_unless_signalled(signals, async {
             self.create().await?;
@@ -211,6 +234,9 @@ impl Action<'_> {
         let commands = log.finish();
         let entries = crossing.copy_out();
         let code = ended?;
+        if signals.received().is_none() {
+            tail.tell(forced_user, code);
+        }
         let commands = commands.context("hand the log to the runner")?;
         let mut entries = entries?;
         entries.extend(commands.entries.iter().cloned());

@@ -46,6 +46,7 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
         files: &tree,
         spool,
         request,
+        forced_user: job.forced_user,
     };
     let code = run.run(
         signals,
@@ -129,6 +130,7 @@ mod tests {
             working_directory: Some("/__w/r/r".to_owned()),
             foreign_user: false,
             user: Some((1001, 1001)),
+            forced_user: None,
             address: None,
             host_names: Vec::new(),
         }

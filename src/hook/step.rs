@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use super::hint::Tail;
 use super::output;
 use super::step_files::StepFiles;
 use super::step_log::{PathCommands, StepLog};
 use crate::config::{self, Config};
 use crate::protocol::Environment;
-use crate::record::Memory;
+use crate::record::{ForcedUser, Memory};
 use crate::spool::client::{Liveness, RunningStep, StepError};
 use crate::spool::directory::Directory;
 use crate::spool::signals::Signals;
@@ -29,6 +30,8 @@ pub struct StepRun<'a> {
     pub spool: Directory,
     /// What to run.
     pub request: StepRequest,
+    /// The job's user, when it is not its image's.
+    pub forced_user: Option<ForcedUser>,
 }
 
 impl StepRun<'_> {
@@ -38,7 +41,8 @@ impl StepRun<'_> {
         let files = StepFiles::copy_in(self.config, self.memory, self.files, &self.request.argv)?;
         tracing::debug!(elapsed = ?begin.elapsed(), "files of the step copied in");
         let allowed = allows_unsecure_commands(self.config, &self.request.environment);
-        let mut log = StepLog::new(stdout()?, allowed);
+        let mut tail = Tail::new(stdout()?);
+        let mut log = StepLog::new(&mut tail, allowed);
         let mut ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
             .and_then(|mut step| {
                 let exit = step.follow(&mut log, signals, liveness)?;
@@ -56,6 +60,9 @@ impl StepRun<'_> {
         let entries = files.copy_out();
         tracing::debug!(elapsed = ?begin.elapsed(), "file commands copied out");
         let code = exit_code(ended, signals)?;
+        if signals.received().is_none() {
+            tail.tell(self.forced_user, code);
+        }
         let commands = commands.context("hand the log to the runner")?;
         let mut entries = entries?;
         entries.extend(commands.entries.iter().cloned());

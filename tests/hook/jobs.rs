@@ -241,3 +241,27 @@ fn the_jobs_secrets_stand_on_the_runners_side_only() {
         Vec::<std::path::PathBuf>::new()
     );
 }
+
+/// What a step that fails for its user is told depends on it.
+#[test]
+fn a_job_remembers_what_chose_its_user() {
+    let template = |text: &str| {
+        let runner = Runner::new();
+        let path = runner.work().join("template.yaml");
+        fs::write(&path, text).unwrap();
+        let variable = "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE";
+        let with = [(variable, path.to_str().unwrap())];
+        let prepared = runner.call_with("prepare_job", &job(&[]), &with);
+        assert_eq!(prepared.code, 0, "{prepared:?}");
+        let record = fs::read(runner.memory().join("job.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        record["forced_user"].clone()
+    };
+    let uid = rustix::process::geteuid().as_raw();
+    let annotation = template("metadata: {annotations: {arc-hook/run-as: runner}}");
+    assert_eq!(annotation["by"], "Annotation", "{annotation}");
+    assert_eq!(annotation["uid"], uid, "{annotation}");
+    let specification = template(&format!("spec: {{securityContext: {{runAsUser: {uid}}}}}"));
+    assert_eq!(specification["by"], "Specification", "{specification}");
+    assert!(template("metadata: {annotations: {arc-hook/run-as: image}}").is_null());
+}

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use arc_hook::config::RunnerPaths;
-use arc_hook::record::{JobRecord, Memory};
+use arc_hook::record::{ForcedUser, JobRecord, Memory};
 use arc_hook::spool::{JobTree, Nonce};
 use serde_json::json;
 
@@ -27,6 +27,11 @@ pub struct Job {
 
 impl Job {
     pub fn start() -> Self {
+        Self::start_as(None)
+    }
+
+    /// A job whose user is taken for one that was chosen for it.
+    pub fn start_as(forced_user: Option<ForcedUser>) -> Self {
         let root = tempfile::tempdir().unwrap();
         let work = root.path().join("_work");
         let paths = RunnerPaths {
@@ -49,6 +54,7 @@ impl Job {
                 working_directory: None,
                 foreign_user: false,
                 user: Some((0, 0)),
+                forced_user,
                 address: None,
                 host_names: Vec::new(),
             })

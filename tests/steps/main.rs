@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use arc_hook::record::{ForcedBy, ForcedUser};
 use arc_hook::spool::StepRequest;
 use arc_hook::spool::client::{Liveness, RunningStep};
 use arc_hook::spool::directory::Directory;
@@ -394,4 +395,41 @@ fn details_are_shown_on_request_and_never_as_commands() {
     );
     assert!(log.lines().any(|line| line == "fine"));
     assert!(!text(&job.run("echo fine").stdout).contains("DEBUG"));
+}
+
+#[test]
+fn a_step_that_fails_for_its_user_ends_its_log_with_one_hint() {
+    let job = Job::start_as(Some(ForcedUser {
+        uid: 1001,
+        by: ForcedBy::Annotation,
+        named: true,
+    }));
+    let denied = "printf 'E: dpkg was denied, are you root?'";
+    let output = job.run(&format!("{denied}; exit 100"));
+    assert_eq!(output.status.code(), Some(100));
+    let log = text(&output.stdout);
+    let (printed, hint) = log.split_once('\n').unwrap();
+    assert_eq!(printed, "E: dpkg was denied, are you root?");
+    assert!(
+        hint.starts_with("Hint: this step ran as user 1001 "),
+        "{hint}"
+    );
+    assert_eq!(hint.lines().count(), 1, "{hint}");
+
+    assert!(!text(&job.run(denied).stdout).contains("Hint"));
+    assert!(!text(&job.run("echo no; exit 1").stdout).contains("Hint"));
+    let earlier = job.run(&format!("{denied}; head -c 10000 /dev/zero; exit 1"));
+    assert!(!text(&earlier.stdout).contains("Hint"));
+    let ready = job.root.path().join("ready");
+    let cancelled = job.begin(&format!("{denied}; : > {}; sleep 1000", ready.display()));
+    wait_until("the step runs", || ready.exists());
+    signal(&cancelled, rustix::process::Signal::INT);
+    let cancelled = cancelled.wait_with_output().unwrap();
+    assert!(!text(&cancelled.stdout).contains("Hint"));
+}
+
+#[test]
+fn a_step_under_its_images_own_user_gets_no_hint() {
+    let output = Job::start().run("echo 'Permission denied'; exit 1");
+    assert_eq!(text(&output.stdout), "Permission denied\n");
 }
