@@ -70,19 +70,19 @@ pub struct Call {
     /// Peak resident set of the hook process. The kernel counts the moment
     /// between fork and exec, so it is never below the driver's own size.
     pub max_rss_kb: u64,
-    /// Its standard output.
-    pub stdout: StreamReport,
-    /// Its standard error.
-    pub stderr: StreamReport,
+    /// Bytes on its standard output.
+    pub stdout_bytes: u64,
+    /// Bytes on its standard error.
+    pub stderr_bytes: u64,
     /// The part of the log that the directives wanted to be hashed.
-    pub digest: Option<StreamReport>,
+    pub digest: Option<Digested>,
     /// A process left behind kept the pipes open until the runner gave up.
     pub held_pipes: bool,
 }
 
-/// What came through a pipe.
+/// A part of a log.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct StreamReport {
+pub struct Digested {
     /// Bytes.
     pub bytes: u64,
     /// Hash over all of them, hexadecimal.

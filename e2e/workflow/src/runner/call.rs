@@ -212,8 +212,8 @@ fn measured(command: &str, step: &str, exit: &Exit, log: &StepLog<'_>) -> Call {
         user_ms: milliseconds(exit.usage.utime),
         system_ms: milliseconds(exit.usage.stime),
         max_rss_kb: exit.usage.maxrss / 1024,
-        stdout: log.stream(Stream::Stdout),
-        stderr: log.stream(Stream::Stderr),
+        stdout_bytes: log.bytes(Stream::Stdout),
+        stderr_bytes: log.bytes(Stream::Stderr),
         digest: log.digest(),
         held_pipes: exit.held_pipes,
     }

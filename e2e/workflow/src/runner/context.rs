@@ -57,6 +57,15 @@ impl JobState {
         );
     }
 
+    /// Whether anything is hidden.
+    pub fn has_masks(&self) -> bool {
+        !self
+            .masks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     /// The line as the log may show it, `None` when it may be shown as it is.
     pub fn masked(&self, line: &str) -> Option<String> {
         let masks = self.masks.read().unwrap_or_else(PoisonError::into_inner);

@@ -5,17 +5,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use memchr::memmem;
+use memchr::{memchr, memmem, memrchr};
 use sha2::{Digest, Sha256};
 
 use super::command::{self, Command};
 use super::context::JobState;
 use super::lines::{Piece, Splitter};
 use crate::directive::DigestDirective;
-use crate::report::StreamReport;
+use crate::report::Digested;
 
 /// So much of a step's log is written as it comes.
 const HEAD: usize = 1 << 20;
@@ -100,7 +101,6 @@ pub struct StepLog<'a> {
 #[derive(Debug, Default)]
 struct Pipe {
     splitter: Splitter,
-    hash: Sha256,
     bytes: u64,
 }
 
@@ -171,11 +171,58 @@ impl<'a> StepLog<'a> {
 
     /// Takes what was read from a pipe.
     pub fn read(&mut self, stream: Stream, bytes: &[u8]) {
-        self.take(stream, |splitter, sink| splitter.push(bytes, sink));
-        let pipe = &mut self.streams[stream as usize];
-        pipe.hash.update(bytes);
-        pipe.bytes += bytes.len() as u64;
+        self.streams[stream as usize].bytes += bytes.len() as u64;
+        let plain = self.plain_part(bytes);
+        let (before, rest) = bytes.split_at(plain.start);
+        let (plain, after) = rest.split_at(plain.len());
+        self.take(stream, |splitter, sink| splitter.push(before, sink));
+        self.skip(plain);
+        self.take(stream, |splitter, sink| splitter.push(after, sink));
         self.flush();
+    }
+
+    /// Whole lines that nobody will look at one by one: the step's log is
+    /// beyond its head, and they hold nothing that means anything. Without
+    /// this the driver, and not the hook, would bound the rate of a long log.
+    fn plain_part(&self, bytes: &[u8]) -> Range<usize> {
+        let watched = self.watched.iter().any(|(_, seen)| !seen);
+        let lines = memchr(b'\n', bytes).zip(memrchr(b'\n', bytes));
+        let Some((first, last)) = lines else {
+            return 0..0;
+        };
+        let part = first + 1..last + 1;
+        let plain = self.head >= HEAD
+            && self.prefix.is_empty()
+            && !watched
+            && !self.state.has_masks()
+            && memmem::find(bytes, b"::").is_none()
+            && memmem::find(bytes, b"##[").is_none()
+            && memchr(b'\r', bytes).is_none()
+            && self
+                .digest
+                .as_ref()
+                .is_none_or(|digest| !digest.turns_in(bytes));
+        if plain { part } else { 0..0 }
+    }
+
+    /// Takes such lines.
+    fn skip(&mut self, lines: &[u8]) {
+        if let Some(digest) = &mut self.digest
+            && digest.place == Place::Between
+        {
+            digest.add(lines);
+        }
+        self.omit(lines);
+    }
+
+    /// Keeps the end of what is not shown.
+    fn omit(&mut self, bytes: &[u8]) {
+        self.omitted += bytes.len() as u64;
+        if self.tail[1].len() > TAIL {
+            self.tail.swap(0, 1);
+            self.tail[1].clear();
+        }
+        self.tail[1].extend_from_slice(bytes);
     }
 
     /// The pipe is at its end.
@@ -222,21 +269,17 @@ impl<'a> StepLog<'a> {
         self.note(&format!("##[error]{message}"));
     }
 
-    /// Bytes and hash of a pipe.
+    /// Bytes that came through a pipe.
     #[must_use]
-    pub fn stream(&self, stream: Stream) -> StreamReport {
-        let pipe = &self.streams[stream as usize];
-        StreamReport {
-            bytes: pipe.bytes,
-            sha256: hexadecimal(pipe.hash.clone()),
-        }
+    pub fn bytes(&self, stream: Stream) -> u64 {
+        self.streams[stream as usize].bytes
     }
 
     /// Bytes and hash between the two lines, once both came.
     #[must_use]
-    pub fn digest(&self) -> Option<StreamReport> {
+    pub fn digest(&self) -> Option<Digested> {
         let digest = self.digest.as_ref()?;
-        (digest.place == Place::After).then(|| StreamReport {
+        (digest.place == Place::After).then(|| Digested {
             bytes: digest.bytes,
             sha256: hexadecimal(digest.hash.clone()),
         })
@@ -339,20 +382,13 @@ impl<'a> StepLog<'a> {
         for (text, seen) in &mut self.watched {
             *seen = *seen || memmem::find(line.as_bytes(), text.as_bytes()).is_some();
         }
-        let target = if self.head < HEAD {
-            self.head += self.prefix.len() + line.len() + 1;
-            &mut self.buffer
+        let line = format!("{}{line}\n", self.prefix);
+        if self.head < HEAD {
+            self.head += line.len();
+            self.buffer.extend_from_slice(line.as_bytes());
         } else {
-            self.omitted += (self.prefix.len() + line.len() + 1) as u64;
-            if self.tail[1].len() > TAIL {
-                self.tail.swap(0, 1);
-                self.tail[1].clear();
-            }
-            &mut self.tail[1]
-        };
-        target.extend_from_slice(self.prefix.as_bytes());
-        target.extend_from_slice(line.as_bytes());
-        target.push(b'\n');
+            self.omit(line.as_bytes());
+        }
     }
 
     fn flush(&mut self) {
@@ -364,6 +400,16 @@ impl<'a> StepLog<'a> {
 }
 
 impl DigestState {
+    /// Whether one of the two lines may stand in these bytes.
+    fn turns_in(&self, bytes: &[u8]) -> bool {
+        let line = match self.place {
+            Place::Before => &self.directive.from,
+            Place::Between => &self.directive.to,
+            Place::After => return false,
+        };
+        memmem::find(bytes, line.as_bytes()).is_some()
+    }
+
     fn line(&mut self, text: &[u8], raw: &[u8]) {
         match self.place {
             Place::Before if text == self.directive.from.as_bytes() => self.place = Place::Between,
@@ -453,8 +499,37 @@ mod tests {
             assert_eq!(digest.bytes, 6);
             let expected = hexadecimal(Sha256::new_with_prefix(b"ab\r\nc\n"));
             assert_eq!(digest.sha256, expected);
-            assert_eq!(step.stream(Stream::Stdout).bytes, 20);
+            assert_eq!(step.bytes(Stream::Stdout), 20);
         });
+    }
+
+    #[test]
+    fn a_long_log_is_hashed_wherever_the_reads_end() {
+        let temp = tempfile::tempdir().unwrap();
+        let log = JobLog::create(&temp.path().join("log"), false).unwrap();
+        let state = JobState::default();
+        let mut step = StepLog::new(&log, &state, "", false);
+        step.hash_between(&DigestDirective {
+            from: "BEGIN".to_owned(),
+            to: "END".to_owned(),
+            sha256: None,
+            bytes: None,
+        });
+        let mut text = String::new();
+        for number in 0..300_000 {
+            writeln!(text, "line {number}").unwrap();
+        }
+        let input = format!("BEGIN\n{text}END\n::error::seen\n");
+        for (index, chunk) in input.as_bytes().chunks(4099).enumerate() {
+            // Short reads too.
+            let (a, b) = chunk.split_at(index % chunk.len());
+            step.read(Stream::Stdout, a);
+            step.read(Stream::Stdout, b);
+        }
+        let digest = step.digest().unwrap();
+        assert_eq!(digest.bytes, text.len() as u64);
+        assert_eq!(digest.sha256, hexadecimal(Sha256::new_with_prefix(&text)));
+        assert_eq!(step.effects.annotations, ["error: seen"]);
     }
 
     #[test]
