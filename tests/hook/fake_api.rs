@@ -160,6 +160,14 @@ impl FakeApi {
         pod["metadata"]["resourceVersion"] = version;
     }
 
+    /// The kernel kills everything in a pod's container.
+    pub fn kill_container(&self, name: &str) {
+        if let Some(mut child) = self.state().supervisors.remove(name) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
     /// Someone else deletes a pod.
     pub fn delete_pod(&self, name: &str) {
         let _ = self.state().delete("pods", name, b"");

@@ -204,6 +204,38 @@ fn a_step_that_obeys_the_end_of_its_pod_is_never_green() {
 }
 
 #[test]
+fn a_container_that_dies_under_a_step_is_explained() {
+    let runner = Runner::new();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let request = runner.script_request("echo up; sleep 60");
+    let child = runner.start(&request, &[]);
+    let log = runner.trees()[0].join("spool/steps");
+    until("it runs", || !holding(&log, "up").is_empty());
+    let asked = runner.api.state().requests.len();
+    runner.api.kill_container(JOB_POD);
+    runner.api.change_pod(JOB_POD, |pod| {
+        pod["status"]["containerStatuses"][0]["state"] =
+            json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    });
+    let step = runner.finish(child);
+    assert_eq!(step.code, 1, "{step:?}");
+    assert!(
+        step.log.contains("was killed for using more memory"),
+        "{step:?}"
+    );
+    assert!(
+        step.log
+            .contains("pod | container job: ended with code 137"),
+        "{step:?}"
+    );
+    let asked = runner.api.state().requests.len() - asked;
+    assert!(
+        asked <= 3,
+        "one look at the pod and its events, not {asked}"
+    );
+}
+
+#[test]
 fn cleaning_up_twice_or_without_a_job_is_fine() {
     let runner = Runner::new();
     for _ in 0..2 {
