@@ -6,6 +6,7 @@
 //! in its annotations. Deleting something that is gone is success.
 
 mod error;
+mod evidence;
 mod log;
 mod retry;
 mod watch;
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, PersistentVolumeClaim, Pod, Secret};
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Api, Client, Config, Resource};
@@ -31,7 +31,7 @@ pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
 pub use watch::Change;
 
-use crate::explain::{Attempt, Evidence, refusal};
+use crate::explain::{Attempt, refusal};
 
 /// Present on everything the hook creates, with a value no other call has. A name that is taken by
 /// an object with this very annotation is taken by ourselves.
@@ -310,33 +310,6 @@ impl Cluster {
         }
     }
 
-    /// What the Role lets us know beside the pod itself. Never fails: it only ever adds to a
-    /// message.
-    pub async fn evidence(&self, pod: &Pod) -> Evidence {
-        let quick = self.patient(Duration::from_secs(3));
-        let mut events = Vec::new();
-        for subject in subjects(pod) {
-            let parameters =
-                ListParams::default().fields(&format!("involvedObject.name={subject}"));
-            let api = quick.api::<Event>();
-            let act = quick.act("list", Event::RESOURCE, &subject);
-            match quick.attempt(act, || api.list(&parameters)).await {
-                Ok(list) => events.extend(list.items),
-                Err(_) => return Evidence::default(),
-            }
-        }
-        // Runners have one job after the other, whose pods and claims bear the same names.
-        let born = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        events.retain(|event| match event.involved_object.kind.as_deref() {
-            Some("Pod") => event.involved_object.uid == pod.metadata.uid,
-            _ => time_of(event) >= born,
-        });
-        events.sort_by_key(time_of);
-        Evidence {
-            events: Some(events),
-        }
-    }
-
     /// Calls, and calls again while that can help and patience lasts.
     async fn attempt<T, F>(&self, act: Act, mut call: impl FnMut() -> F) -> Result<T, ClusterError>
     where
@@ -437,35 +410,4 @@ pub fn has_nonce<K: Known>(found: &K, nonce: &str) -> bool {
             .and_then(|all| all.get(NONCE))
             .map(String::as_str)
             == Some(nonce)
-}
-
-/// When an event was seen last.
-fn time_of(event: &Event) -> Option<Timestamp> {
-    let last = event.last_timestamp.as_ref().map(|time| time.0);
-    last.or_else(|| event.event_time.as_ref().map(|time| time.0))
-}
-
-/// The pod and its claims, by name: events are found by these.
-fn subjects(pod: &Pod) -> Vec<String> {
-    let Some(name) = pod.metadata.name.clone() else {
-        return Vec::new();
-    };
-    let volumes = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.volumes.as_deref())
-        .unwrap_or_default();
-    let claims = volumes.iter().filter_map(|volume| {
-        let claim = volume.persistent_volume_claim.as_ref();
-        claim.map(|claim| claim.claim_name.clone()).or_else(|| {
-            volume
-                .ephemeral
-                .as_ref()
-                .map(|_| format!("{name}-{}", volume.name))
-        })
-    });
-    let mut subjects: Vec<_> = claims.collect();
-    subjects.insert(0, name);
-    subjects.dedup();
-    subjects
 }

@@ -26,7 +26,7 @@ fn program(exit: Option<i32>, cut: Option<usize>) -> Kubelet {
 }
 
 fn lines() -> String {
-    crate::fake_api::lines((0..50).map(|n| format!("line {n}")))
+    crate::fake_cluster::lines((0..50).map(|n| format!("line {n}")))
 }
 
 fn nothing_is_left(runner: &Runner) {

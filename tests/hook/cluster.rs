@@ -6,7 +6,8 @@ use arc_hook::cluster::{Cluster, ClusterError, Deletion, LogEnd, LogPosition, Lo
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Value, json};
 
-use crate::fake_api::{FakeApi, Kind, Kubelet, lines};
+use crate::fake_api::{FakeApi, Kind, Kubelet};
+use crate::fake_cluster::lines;
 
 struct Bench {
     api: FakeApi,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::fake_api::{Kind, Kubelet, running};
+use crate::fake_api::{Kind, Kubelet};
+use crate::fake_cluster::running;
 use crate::runner::{JOB_POD, RUNNER, Runner, holding, job, quote, service, until};
 
 #[test]

@@ -6,6 +6,7 @@ mod actions;
 mod cluster;
 mod failures;
 mod fake_api;
+mod fake_cluster;
 mod jobs;
 mod render;
 mod requests;

@@ -1,0 +1,239 @@
+//! What the fake API server keeps, and the part of the kubelet that it plays.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::fake_api::{Answer, BINARY, Kubelet, State, object, status, text};
+
+impl State {
+    pub(crate) fn act(
+        &mut self,
+        method: &str,
+        resource: &str,
+        name: &str,
+        query: &str,
+        body: &[u8],
+    ) -> Answer {
+        match (method, resource, name) {
+            ("GET", "log", _) => self.log(name, query),
+            ("GET", _, "") => self.list(resource, query),
+            ("GET", ..) => self.get(resource, name),
+            ("POST", ..) if query.contains("dryRun=All") => self.judge(resource, body),
+            ("POST", ..) => self.create(resource, body),
+            ("DELETE", ..) => self.delete(resource, name, body),
+            _ => status(405, "MethodNotAllowed", "not here"),
+        }
+    }
+
+    fn get(&mut self, resource: &str, name: &str) -> Answer {
+        self.tend(name);
+        match self.objects.get(&(resource.to_owned(), name.to_owned())) {
+            Some(found) => object(200, found),
+            None => status(404, "NotFound", &format!("{resource} \"{name}\" not found")),
+        }
+    }
+
+    fn list(&self, resource: &str, query: &str) -> Answer {
+        if resource == "events" && !self.generous {
+            return status(
+                403,
+                "Forbidden",
+                "events is forbidden: User \"system:serviceaccount:ci:runner\" cannot list resource \
+                 \"events\" in API group \"\" in the namespace \"ci\"",
+            );
+        }
+        let wanted = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("labelSelector="))
+            .map(|selector| selector.replace("%3D", "="))
+            .unwrap_or_default();
+        let items: Vec<&Value> = self
+            .objects
+            .iter()
+            .filter(|((kind, _), _)| kind == resource)
+            .map(|(_, object)| object)
+            .filter(|object| {
+                let (key, value) = wanted.split_once('=').unwrap_or_default();
+                object["metadata"]["labels"][key] == value
+            })
+            .collect();
+        let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
+        object(200, &list)
+    }
+
+    /// A creation that comes to nothing.
+    fn judge(&self, resource: &str, body: &[u8]) -> Answer {
+        let new: Value = serde_json::from_slice(body).unwrap();
+        let name = new["metadata"]["name"].as_str().unwrap();
+        self.taken(resource, name)
+            .unwrap_or_else(|| object(201, &new))
+    }
+
+    fn taken(&self, resource: &str, name: &str) -> Option<Answer> {
+        let key = (resource.to_owned(), name.to_owned());
+        let message = format!("{resource} \"{name}\" already exists");
+        self.objects
+            .contains_key(&key)
+            .then(|| status(409, "AlreadyExists", &message))
+    }
+
+    fn create(&mut self, resource: &str, body: &[u8]) -> Answer {
+        let mut new: Value = serde_json::from_slice(body).unwrap();
+        self.created.push(new.clone());
+        let name = new["metadata"]["name"].as_str().unwrap().to_owned();
+        if let Some(taken) = self.taken(resource, &name) {
+            return taken;
+        }
+        let key = (resource.to_owned(), name.clone());
+        self.serial += 1;
+        new["metadata"]["uid"] = json!(format!("uid-{}", self.serial));
+        new["metadata"]["resourceVersion"] = json!(self.serial.to_string());
+        if resource == "pods" {
+            new["status"] = json!({"phase": "Pending"});
+            match self.kubelet.clone() {
+                Kubelet::Idle => {}
+                Kubelet::Run => self.start(&name, &mut new),
+                Kubelet::RunButNotReady(container) => {
+                    self.start(&name, &mut new);
+                    let statuses = new["status"]["containerStatuses"].as_array_mut();
+                    for status in statuses.into_iter().flatten() {
+                        status["ready"] = json!(status["name"] != container);
+                    }
+                }
+                Kubelet::Status(state) => new["status"] = state,
+                Kubelet::Program { .. } => new["status"] = running(&new),
+            }
+        }
+        let answer = object(201, &new);
+        self.objects.insert(key, new);
+        answer
+    }
+
+    /// Plays the kubelet for the container that runs the supervisor.
+    fn start(&mut self, name: &str, pod: &mut Value) {
+        let containers = pod["spec"]["containers"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let job = containers
+            .iter()
+            .find(|container| container["name"] == "job");
+        let words: Vec<&str> = job
+            .into_iter()
+            .flat_map(|job| [&job["command"], &job["args"]])
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let nonce = words
+            .iter()
+            .position(|word| *word == "--nonce")
+            .and_then(|at| words.get(at + 1));
+        if let Some(nonce) = nonce {
+            let child = Command::new(BINARY)
+                .arg("supervise")
+                .arg(self.work.join(".arc-hook").join(nonce).join("spool"))
+                .args(["--nonce", nonce])
+                .env_clear()
+                .env("PATH", "/usr/bin:/bin")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            self.supervisors.insert(name.to_owned(), child);
+        }
+        pod["status"] = running(pod);
+    }
+
+    /// A program that has said all ends.
+    fn tend(&mut self, name: &str) {
+        let Kubelet::Program {
+            exit: Some(code), ..
+        } = &self.kubelet
+        else {
+            return;
+        };
+        let code = *code;
+        let logged = self.requests.iter().any(|request| request == "GET log");
+        if let (true, Some(pod)) = (
+            logged,
+            self.objects.get_mut(&("pods".to_owned(), name.to_owned())),
+        ) && pod["metadata"]["labels"]["runner-pod"].is_string()
+        {
+            pod["status"]["containerStatuses"][0]["state"] = json!({"terminated": {
+                "exitCode": code, "reason": if code == 0 { "Completed" } else { "Error" }
+            }});
+        }
+    }
+
+    fn log(&self, _pod: &str, query: &str) -> Answer {
+        let Kubelet::Program { log, cut, .. } = &self.kubelet else {
+            return text(200, "");
+        };
+        let since = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("sinceTime="))
+            .map(|time| time.replace("%3A", ":"));
+        // The kubelet counts whole seconds.
+        let since = since.map(|time| time[..19].to_owned()).unwrap_or_default();
+        let lines = lines(log.iter().filter(|line| line[..19] >= *since));
+        let breaks = cut.filter(|cut| query.contains("follow=true") && *cut < lines.len());
+        let mut answer = text(200, lines[..breaks.unwrap_or(lines.len())].to_owned());
+        answer.body_mut().breaks =
+            breaks.map(|_| Box::pin(tokio::time::sleep(Duration::from_millis(20))));
+        answer
+    }
+
+    pub(crate) fn delete(&mut self, resource: &str, name: &str, body: &[u8]) -> Answer {
+        let key = (resource.to_owned(), name.to_owned());
+        let Some(found) = self.objects.get(&key) else {
+            return status(404, "NotFound", &format!("{resource} \"{name}\" not found"));
+        };
+        let options: Value = serde_json::from_slice(body).unwrap_or_default();
+        let wanted = &options["preconditions"]["uid"];
+        if wanted.is_string() && *wanted != found["metadata"]["uid"] {
+            return status(
+                409,
+                "Conflict",
+                "Operation cannot be fulfilled: Precondition failed: UID in precondition",
+            );
+        }
+        if let Some(mut child) = self.supervisors.remove(name) {
+            let pid = child.id().to_string();
+            let _ = Command::new("kill").args(["-TERM", &pid]).status();
+            let _ = child.wait();
+        }
+        let answer = object(200, found);
+        self.objects.remove(&key);
+        answer
+    }
+}
+
+/// The status of a pod all of whose containers run.
+pub fn running(pod: &Value) -> Value {
+    let containers = pod["spec"]["containers"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let statuses: Vec<Value> = containers
+        .iter()
+        .map(|container| {
+            json!({"name": container["name"], "image": container["image"], "imageID": "",
+                   "ready": true, "restartCount": 0, "state": {"running": {}}})
+        })
+        .collect();
+    json!({"phase": "Running", "podIP": "10.0.0.9", "containerStatuses": statuses,
+           "conditions": [{"type": "PodScheduled", "status": "True"}]})
+}
+
+/// Lines as a log holds them.
+pub fn lines(lines: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    use std::fmt::Write as _;
+    lines.into_iter().fold(String::new(), |mut log, line| {
+        let _ = writeln!(log, "{line}");
+        log
+    })
+}
