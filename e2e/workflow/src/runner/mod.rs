@@ -15,5 +15,7 @@ pub mod request;
 pub mod response;
 pub mod signals;
 pub mod step;
+mod steps;
+pub mod unit;
 pub mod which;
 pub mod worker;
