@@ -23,6 +23,19 @@ use crate::harness::paths::Paths;
 use hook::Hook;
 use table::Row;
 
+/// What is measured together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Group {
+    /// `prepare_job`, `cleanup_job`.
+    Jobs,
+    /// `run_script_step`, `run_container_step`.
+    Steps,
+    /// Long logs.
+    Logs,
+    /// The supervisor between steps.
+    Idle,
+}
+
 /// A run of the benchmarks.
 pub(crate) struct Bench<'a> {
     cluster: Cluster,
@@ -32,8 +45,12 @@ pub(crate) struct Bench<'a> {
     rows: Vec<Row>,
 }
 
-/// Measures everything, each pair `runs` times, and shows rows as they come.
-pub async fn run(runs: usize, show: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<Row>> {
+/// Measures these groups, each pair `runs` times, and shows rows as they come.
+pub async fn run(
+    groups: &[Group],
+    runs: usize,
+    show: &mut dyn FnMut(&str),
+) -> anyhow::Result<Vec<Row>> {
     anyhow::ensure!(runs > 0, "nothing is measured in 0 runs");
     let cluster = Cluster::connect(Paths::new()).await?;
     let hook = Hook::start(&cluster).await?;
@@ -46,7 +63,7 @@ pub async fn run(runs: usize, show: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<
         rows: Vec::new(),
     };
     let measured = tokio::select! {
-        measured = bench.everything() => measured,
+        measured = bench.groups(groups) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     let Bench { hook, rows, .. } = bench;
@@ -57,12 +74,23 @@ pub async fn run(runs: usize, show: &mut dyn FnMut(&str)) -> anyhow::Result<Vec<
 }
 
 impl Bench<'_> {
-    async fn everything(&mut self) -> anyhow::Result<()> {
-        self.jobs().await?;
+    async fn groups(&mut self, groups: &[Group]) -> anyhow::Result<()> {
+        if groups.contains(&Group::Jobs) {
+            self.jobs().await?;
+        }
+        if groups.iter().all(|&group| group == Group::Jobs) {
+            return Ok(());
+        }
         self.hook.prepare_job(&[]).await?;
-        self.steps().await?;
-        self.logs().await?;
-        self.idle().await?;
+        if groups.contains(&Group::Steps) {
+            self.steps().await?;
+        }
+        if groups.contains(&Group::Logs) {
+            self.logs().await?;
+        }
+        if groups.contains(&Group::Idle) {
+            self.idle().await?;
+        }
         self.end_job().await?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use arc_hook_e2e::bench::{self, table};
+use arc_hook_e2e::bench::{self, Group, table};
 use arc_hook_e2e::harness::paths::Paths;
 use clap::Parser;
 
@@ -14,6 +14,9 @@ use clap::Parser;
 /// Exits with 1 when a row is beyond its limit.
 #[derive(Debug, Parser)]
 struct Arguments {
+    /// Measure only these.
+    #[arg(long, value_delimiter = ',', default_value = "jobs,steps,logs,idle")]
+    only: Vec<Group>,
     /// How often each pair of floor and ours is measured.
     #[arg(long, default_value_t = 10)]
     runs: usize,
@@ -23,8 +26,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { runs, json } = Arguments::parse();
-    match measure(runs, json) {
+    let Arguments { only, runs, json } = Arguments::parse();
+    match measure(&only, runs, json) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -34,11 +37,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(runs: usize, json: Option<PathBuf>) -> anyhow::Result<bool> {
+fn measure(only: &[Group], runs: usize, json: Option<PathBuf>) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let rows = runtime.block_on(bench::run(runs, &mut say))?;
+    let rows = runtime.block_on(bench::run(only, runs, &mut say))?;
     let path = json.unwrap_or_else(|| Paths::new().state.join("bench.json"));
     let text = serde_json::to_string_pretty(&table::json(&rows))?;
     std::fs::write(&path, text + "\n")
