@@ -27,6 +27,9 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// Size of the pipe and of the pump's buffer.
 const PIPE: usize = 256 * 1024;
+/// The hook is told of so much at once while a step prints faster than it is copied. To wake it
+/// for each read of the pipe took a third to a half of the speed on a busy machine.
+const PIECE: usize = 1024 * 1024;
 /// The pump reads, writes and waits; it needs no more.
 const STACK: usize = 128 * 1024;
 
@@ -317,6 +320,7 @@ impl Pump {
             pump: self,
             output,
             ringer: &ringer,
+            untold: 0,
             writer: LogWriter::new(directory, 0o644),
             buffer: vec![0; PIPE],
             lost: None,
@@ -354,6 +358,7 @@ struct Copy<'p> {
     pump: &'p Pump,
     output: &'p OwnedFd,
     ringer: &'p Ringer,
+    untold: usize,
     writer: LogWriter<'p>,
     buffer: Vec<u8>,
     lost: Option<String>,
@@ -365,7 +370,10 @@ impl Copy<'_> {
         while limit > 0 {
             let size = self.buffer.len().min(limit);
             match rustix::io::read(self.output, &mut self.buffer[..size]) {
-                Ok(0) => return false,
+                Ok(0) => {
+                    self.tell();
+                    return false;
+                }
                 Ok(count) => {
                     limit -= count;
                     self.write(count);
@@ -375,7 +383,11 @@ impl Copy<'_> {
                     }
                 }
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return true,
+                // Nothing more for now.
+                Err(_) => {
+                    self.tell();
+                    return true;
+                }
             }
         }
         true
@@ -392,7 +404,17 @@ impl Copy<'_> {
             ));
             self.pump.broken.store(true, Ordering::Release);
         }
-        self.ringer.ring();
+        self.untold += count;
+        if self.untold >= PIECE {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        if self.untold > 0 {
+            self.ringer.ring();
+            self.untold = 0;
+        }
     }
 }
 
