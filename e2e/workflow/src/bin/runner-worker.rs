@@ -10,6 +10,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -58,6 +60,11 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         results,
         quiet,
     } = arguments;
+    // A script's background processes ignore SIGINT, and so would all that is started from here;
+    // a signal that is caught is reset for children.
+    let always = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, always)
+        .context("failed to catch SIGINT")?;
     let root = match root {
         Some(root) => root,
         None => installed_root().context("the runner's directory is not known, use --root")?,
