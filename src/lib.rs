@@ -10,10 +10,11 @@
 //!
 //! Specs are pure values: [`protocol`] and [`config`] in, [`pod`] out. Effects live at the edge:
 //! [`cluster`] alone talks to the API server, [`spool`] alone knows how a step crosses the work
-//! volume, and [`hook`] puts them together, one file per command. [`admin`] holds the verbs for
-//! people.
+//! volume, [`cache`] chooses the parents of clones and promotes good ones, and [`hook`] puts them
+//! together, one file per command. [`admin`] holds the verbs for people.
 
 pub mod admin;
+pub mod cache;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -105,7 +105,7 @@ fn hashed(source: &str, length: usize) -> String {
 }
 
 /// The letters, digits and hyphens of a text, cut; empty when none is left.
-fn cleaned(source: &str, length: usize) -> String {
+pub(crate) fn cleaned(source: &str, length: usize) -> String {
     let replaced: String = source
         .to_lowercase()
         .chars()
