@@ -80,6 +80,7 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
     let merged = manifest::merge(inputs, &pod, &targets)?;
     let mut pod = merged.pod;
     grant::annotate(&mut pod, &shared.labels);
+    manifest::check_volumes(&mut pod);
     manifest::finish(inputs, &mut pod, user.uid(), user.gid(), user.fs_group())?;
 
     let mut warnings = shared.warnings;

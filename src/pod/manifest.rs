@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::Value;
 
 use super::affinity;
+use super::arguments;
 use super::error::{SpecError, TemplateError};
 use super::merge::{self, Merged, Target};
 use super::names::{self, JOB_CONTAINER};
@@ -140,6 +141,24 @@ pub fn supervised(nonce: &str) -> Container {
             nonce.to_owned(),
         ]),
         ..container(JOB_CONTAINER, Vec::new())
+    }
+}
+
+/// Has the supervisor tell whether the job's user can write to the volumes that the template gives
+/// it: whoever fills a cache as root learns of it here, not from a build that fails half way.
+pub fn check_volumes(pod: &mut Value) {
+    let checks = volumes::kept(pod)
+        .into_iter()
+        .flat_map(|path| ["--check".to_owned(), path])
+        .collect();
+    let command = pod["spec"]["containers"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .find(|container| container["name"] == JOB_CONTAINER)
+        .and_then(|job| job["command"].as_array_mut());
+    if let Some(command) = command {
+        command.extend(arguments::literal(checks).into_iter().map(Value::from));
     }
 }
 

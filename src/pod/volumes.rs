@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::{
     EmptyDirVolumeSource, PersistentVolumeClaimVolumeSource, Volume, VolumeMount,
 };
 
+use serde_json::Value;
+
 use super::error::SpecError;
 use super::names::JOB_CONTAINER;
 use super::plan::Inputs;
@@ -209,6 +211,33 @@ pub fn empty_dir(name: &str) -> Volume {
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Default::default()
     }
+}
+
+/// Where the container `job` of a merged pod mounts a volume of the template that keeps what jobs
+/// write: a cache, which may have come from someone else's hands.
+#[must_use]
+pub fn kept(pod: &Value) -> Vec<String> {
+    const KINDS: [&str; 5] = [
+        "persistentVolumeClaim",
+        "ephemeral",
+        "hostPath",
+        "nfs",
+        "csi",
+    ];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let volumes: Vec<Value> = list(&pod["spec"]["volumes"])
+        .into_iter()
+        .filter(|volume| volume["name"] != WORK)
+        .filter(|volume| KINDS.iter().any(|kind| volume[kind].is_object()))
+        .map(|volume| volume["name"].clone())
+        .collect();
+    list(&pod["spec"]["containers"])
+        .iter()
+        .filter(|container| container["name"] == JOB_CONTAINER)
+        .flat_map(|container| list(&container["volumeMounts"]))
+        .filter(|mount| mount["readOnly"] != true && volumes.contains(&mount["name"]))
+        .filter_map(|mount| mount["mountPath"].as_str().map(str::to_owned))
+        .collect()
 }
 
 /// `volumes:` of the workflow, for one container of the job's pod.

@@ -127,15 +127,15 @@ impl State {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        let nonce = words
+        let flags = words
             .iter()
             .position(|word| *word == "--nonce")
-            .and_then(|at| words.get(at + 1));
-        if let Some(nonce) = nonce {
+            .map(|at| &words[at..]);
+        if let Some(flags @ [_, nonce, ..]) = flags {
             let child = Command::new(BINARY)
                 .arg("supervise")
                 .arg(self.work.join(".arc-hook").join(nonce).join("spool"))
-                .args(["--nonce", nonce])
+                .args(flags)
                 .env_clear()
                 .env("PATH", "/usr/bin:/bin")
                 .stdin(Stdio::null())

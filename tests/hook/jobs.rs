@@ -298,3 +298,36 @@ fn a_job_remembers_what_chose_its_user() {
     assert_eq!(specification["by"], "Specification", "{specification}");
     assert!(template("metadata: {annotations: {arc-hook/run-as: image}}").is_null());
 }
+
+#[test]
+fn a_cache_that_the_jobs_user_cannot_write_is_told_before_any_step() {
+    let runner = Runner::new();
+    let template = runner.work().with_file_name("template.yaml");
+    let text = "
+spec:
+  containers:
+  - name: $job
+    volumeMounts: [{name: cache, mountPath: /nowhere/cache}, {name: keys, mountPath: /keys}]
+  volumes:
+  - {name: cache, persistentVolumeClaim: {claimName: cache}}
+  - {name: keys, secret: {secretName: keys}}
+";
+    fs::write(&template, text).unwrap();
+    let template = template.display().to_string();
+    let prepared = runner.call_with(
+        "prepare_job",
+        &job(&[]),
+        &[("ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE", &template)],
+    );
+    assert_eq!(prepared.code, 0, "{prepared:?}");
+    let warnings: Vec<&str> = prepared
+        .log
+        .lines()
+        .filter(|line| line.starts_with("::warning::") && line.contains("cannot write"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{prepared:?}");
+    assert!(
+        warnings[0].contains("cannot write `/nowhere/cache`") && warnings[0].contains("its parent"),
+        "{prepared:?}"
+    );
+}

@@ -240,3 +240,28 @@ fn a_service_or_an_action_gets_no_part_of_the_workspace_by_volumes() {
     let error = job(&world.inputs(), &request("node:22", vec![redis]));
     assert!(matches!(error, Err(SpecError::Volume { .. })), "{error:?}");
 }
+
+#[test]
+fn the_supervisor_is_told_to_check_what_the_template_keeps() {
+    let plan = World::new(
+        "spec:
+  containers:
+  - name: $job
+    volumeMounts:
+    - {name: cache, mountPath: /cache}
+    - {name: cache, mountPath: /odd/$(HOME)}
+    - {name: cache, mountPath: /read-only, readOnly: true}
+    - {name: keys, mountPath: /keys}
+    - {name: scratch, mountPath: /scratch}
+  volumes:
+  - {name: cache, ephemeral: {volumeClaimTemplate: {spec: {}}}}
+  - {name: keys, secret: {secretName: keys}}
+  - {name: scratch, emptyDir: {}}",
+    )
+    .job(&request("node:22", Vec::new()));
+    let command = container(&plan.pod, "job")["command"].as_array().cloned();
+    assert_eq!(
+        command.expect("a command")[5..],
+        ["--check", "/cache", "--check", "/odd/$$(HOME)"]
+    );
+}

@@ -1,6 +1,8 @@
 //! What the supervisor finds in the container it starts in.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
@@ -9,6 +11,9 @@ use super::super::{Libc, Nonce, PROTOCOL, Ready};
 
 /// Files of an image are read up to this size; a larger one is not what it claims to be.
 const LIMIT: u64 = 1024 * 1024;
+
+/// So many entries of a checked directory are looked at: a job starts no later for a large one.
+const ENTRIES: usize = 256;
 
 /// Looks at user, image and mounts.
 pub fn look(nonce: Nonce, check: &[PathBuf]) -> Ready {
@@ -26,15 +31,38 @@ pub fn look(nonce: Nonce, check: &[PathBuf]) -> Ready {
         libc: libc(Path::new("/")),
         writable: check
             .iter()
-            .map(|path| (path.display().to_string(), is_writable(path)))
-            .collect::<BTreeMap<_, _>>(),
+            .flat_map(|path| writable(path, uid, is_writable))
+            .collect(),
     }
+}
+
+/// Whether the user can write to a directory, and the first directory in it that is another's and
+/// that it cannot write to: the top of a volume is handed over by the kubelet (`fsGroup`), what a
+/// pod of root put below it is not.
+fn writable(path: &Path, uid: u32, can_write: fn(&Path) -> bool) -> BTreeMap<String, bool> {
+    let mut found = BTreeMap::from([(path.display().to_string(), can_write(path))]);
+    let foreign = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .take(ENTRIES)
+        .flatten()
+        // Of every ext4 file system, and nobody's business.
+        .filter(|entry| entry.file_name() != "lost+found")
+        .filter(|entry| {
+            entry
+                .metadata()
+                .is_ok_and(|entry| entry.is_dir() && entry.uid() != uid)
+        })
+        .map(|entry| entry.path())
+        .find(|path| !can_write(path));
+    found.extend(foreign.map(|path| (path.display().to_string(), false)));
+    found
 }
 
 fn read(path: &str) -> Option<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    std::fs::File::open(path)
+    fs::File::open(path)
         .ok()?
         .take(LIMIT)
         .read_to_string(&mut text)
@@ -71,7 +99,7 @@ fn os_id(os_release: &str) -> Option<String> {
 /// The loader tells the library: an image with both runs glibc programs.
 fn libc(root: &Path) -> Libc {
     let has = |directory: &str, prefix: &str| {
-        std::fs::read_dir(root.join(directory))
+        fs::read_dir(root.join(directory))
             .into_iter()
             .flatten()
             .flatten()
@@ -110,14 +138,37 @@ mod tests {
     }
 
     #[test]
+    fn of_a_volume_the_top_is_told_and_what_another_user_put_there() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["lost+found", "p"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        fs::write(root.path().join("file"), "").unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let path = |name: &str| root.path().join(name).display().to_string();
+        let top_only = |path: &Path| !path.ends_with("p");
+        assert_eq!(
+            writable(root.path(), own + 1, top_only),
+            BTreeMap::from([
+                (path("").trim_end_matches('/').to_owned(), true),
+                (path("p"), false)
+            ])
+        );
+        let of_the_user = writable(root.path(), own, top_only);
+        assert_eq!(of_the_user.values().collect::<Vec<_>>(), [&true]);
+        let missing = writable(&root.path().join("x"), own, is_writable);
+        assert_eq!(missing.values().collect::<Vec<_>>(), [&false]);
+    }
+
+    #[test]
     fn an_image_with_both_loaders_runs_glibc_programs() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(libc(root.path()), Libc::None);
-        std::fs::create_dir(root.path().join("lib")).unwrap();
-        std::fs::write(root.path().join("lib/ld-musl-x86_64.so.1"), "").unwrap();
+        fs::create_dir(root.path().join("lib")).unwrap();
+        fs::write(root.path().join("lib/ld-musl-x86_64.so.1"), "").unwrap();
         assert_eq!(libc(root.path()), Libc::Musl);
-        std::fs::create_dir(root.path().join("lib64")).unwrap();
-        std::fs::write(root.path().join("lib64/ld-linux-x86-64.so.2"), "").unwrap();
+        fs::create_dir(root.path().join("lib64")).unwrap();
+        fs::write(root.path().join("lib64/ld-linux-x86-64.so.2"), "").unwrap();
         assert_eq!(libc(root.path()), Libc::Glibc);
     }
 }
