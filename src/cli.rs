@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin::rbac::Rbac;
 use crate::admin::render::Render;
 use crate::hook;
 use crate::spool::supervisor::{self, ExecArgs, SuperviseArgs};
@@ -21,6 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Render(Box<Render>),
+    Rbac(Box<Rbac>),
     /// Runs as PID 1 of a job's container and starts its steps
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
             }
         },
         Some(Verb::Render(render)) => plainly(render.run()),
+        Some(Verb::Rbac(rbac)) => coded(rbac.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Init(init)) => plainly(init.run()),
@@ -58,11 +61,15 @@ pub fn main() -> ExitCode {
 }
 
 fn plainly(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("arc-hook: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.map_or_else(|error| told(&error, 1), |()| ExitCode::SUCCESS)
+}
+
+/// For verbs that judge: what could not be found out is the worst.
+fn coded(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| told(&error, 2))
+}
+
+fn told(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("arc-hook: {error:#}");
+    ExitCode::from(code)
 }

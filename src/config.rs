@@ -36,7 +36,7 @@ pub enum ConfigError {
 }
 
 /// How the job pod comes by the workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum WorkVolume {
     /// Shared when the runner pod mounts a claim at its work directory that a second pod can
     /// mount too, else copied.

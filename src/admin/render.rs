@@ -6,7 +6,6 @@
 //! random in a real run.
 
 use std::fmt::Write as _;
-use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
+use super::{print, read, template};
 use crate::cluster;
 use crate::config::Config;
 use crate::hook::api::Api;
@@ -356,38 +356,11 @@ impl Rendering {
     }
 }
 
-fn template(path: &Path) -> anyhow::Result<Template> {
-    let used = || format!("use the hook template `{}`", path.display());
-    let file = read(path).with_context(used)?;
-    let found = pod::template_text(&file).with_context(used)?;
-    Template::parse(&found.text).with_context(|| match &found.counted_from {
-        None => used(),
-        Some(key) => format!("{}, lines counted within its key `{key}`", used()),
-    })
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path)
-}
-
 fn mask(secret: &mut Value) {
     for key in ["data", "stringData"] {
         let map = secret.get_mut(key).and_then(Value::as_object_mut);
         for value in map.into_iter().flat_map(Map::values_mut) {
             *value = MASK.into();
         }
-    }
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever reads it, `head` for one, has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.context("write to standard output"),
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod evidence;
 mod log;
 mod retry;
+mod review;
 mod watch;
 
 use std::fmt::Debug;
@@ -104,9 +105,30 @@ impl Cluster {
     /// Finds the API server: `KUBECONFIG` or `~/.kube/config` on a laptop, the service account in
     /// a pod. `namespace` wins over what these say. Sends nothing yet.
     pub async fn connect(namespace: Option<&str>) -> Result<Self, ClusterError> {
-        let config = Config::infer()
+        Self::connect_as(namespace, None).await
+    }
+
+    /// As [`Self::connect`], acting as a service account of the namespace, which takes the right
+    /// to `impersonate` it.
+    pub async fn connect_as(
+        namespace: Option<&str>,
+        account: Option<&str>,
+    ) -> Result<Self, ClusterError> {
+        let mut config = Config::infer()
             .await
             .map_err(|error| ClusterError::Connect(error.to_string()))?;
+        if let Some(account) = account {
+            let namespace = namespace.unwrap_or(&config.default_namespace);
+            // Kubernetes adds the groups of a service account by itself.
+            let user = format!("system:serviceaccount:{namespace}:{account}")
+                .parse()
+                .map_err(|error| {
+                    ClusterError::Connect(format!("no service account is called so: {error}"))
+                })?;
+            let name = "impersonate-user".parse();
+            let name = name.map_err(|error| ClusterError::Connect(format!("{error}")))?;
+            config.headers.push((name, user));
+        }
         Self::from_config(config, namespace)
     }
 

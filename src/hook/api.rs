@@ -36,11 +36,16 @@ pub enum Ended<T> {
 impl Api {
     /// Finds the API server; `namespace` wins over kubeconfig and service account.
     pub fn connect(namespace: Option<&str>) -> anyhow::Result<Self> {
+        Self::connect_as(namespace, None)
+    }
+
+    /// The same, acting as a service account of the namespace.
+    pub fn connect_as(namespace: Option<&str>, account: Option<&str>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the asynchronous runtime")?;
-        let cluster = runtime.block_on(Cluster::connect(namespace))?;
+        let cluster = runtime.block_on(Cluster::connect_as(namespace, account))?;
         let cluster = cluster.telling(output::line);
         Ok(Self { runtime, cluster })
     }

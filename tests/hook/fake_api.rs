@@ -84,6 +84,10 @@ pub struct State {
     pub queries: Vec<String>,
     /// The Role grants `watch` on `pods` and `list` on `events`, which ARC's does not.
     pub generous: bool,
+    /// Users that requests were made in the place of.
+    pub impersonated: Vec<String>,
+    /// What the Role grants, as rules of a review.
+    pub rules: Vec<Value>,
     /// What is to go wrong.
     pub faults: Vec<Fault>,
     /// What becomes of pods.
@@ -268,23 +272,20 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
     let method = request.method().to_string();
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
+    let user = request.headers().get("impersonate-user").cloned();
     let body = request
         .into_body()
         .collect()
         .await
         .map_err(|_| Broken)?
         .to_bytes();
-    let mut parts = path
-        .trim_start_matches("/api/v1/namespaces/")
-        .splitn(4, '/')
-        .skip(1);
-    let resource = parts.next().unwrap_or_default().to_owned();
-    let name = parts.next().unwrap_or_default().to_owned();
-    let resource = parts.next().map_or(resource, str::to_owned);
+    let (resource, name) = addressed(&path);
     let fault = {
         let mut state = state.lock().unwrap();
         state.requests.push(format!("{method} {resource}"));
         state.queries.push(query.clone());
+        let user = user.and_then(|user| user.to_str().map(str::to_owned).ok());
+        state.impersonated.extend(user);
         let fault = state
             .faults
             .iter_mut()
@@ -320,6 +321,22 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
         .lock()
         .unwrap()
         .act(&method, &resource, &name, &query, &body))
+}
+
+/// Resource and name in a path: `/api/v1/namespaces/NAMESPACE/RESOURCE/NAME`, the same with a
+/// subresource, which then stands for the resource, or without a namespace and of any group.
+fn addressed(path: &str) -> (String, String) {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (resource, name) = match parts[..] {
+        ["api", _, "namespaces", _, resource] | ["apis", _, _, resource] => (resource, ""),
+        ["api", _, "namespaces", _, resource, name]
+        | ["api", _, resource, name]
+        | ["apis", _, _, resource, name] => (resource, name),
+        ["api", _, "namespaces", _, _, name, subresource] => (subresource, name),
+        [name] => ("", name),
+        _ => ("", ""),
+    };
+    (resource.to_owned(), name.to_owned())
 }
 
 /// Answers with the pod's next change.

@@ -18,6 +18,17 @@ impl State {
     ) -> Answer {
         match (method, resource, name) {
             ("GET", "log", _) => self.log(name, query),
+            ("GET", "", "version") => object(
+                200,
+                &json!({"major": "1", "minor": "36",
+                "gitVersion": "v1.36.3", "gitCommit": "", "gitTreeState": "", "buildDate": "",
+                "goVersion": "", "compiler": "", "platform": ""}),
+            ),
+            ("POST", "selfsubjectrulesreviews", _) => {
+                let rules = json!({"resourceRules": self.rules, "nonResourceRules": [],
+                    "incomplete": false});
+                object(201, &json!({"spec": {}, "status": rules}))
+            }
             ("GET", _, "") => self.list(resource, query),
             ("GET", ..) => self.get(resource, name),
             ("POST", ..) if query.contains("dryRun=All") => self.judge(resource, body),

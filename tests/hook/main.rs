@@ -8,6 +8,7 @@ mod failures;
 mod fake_api;
 mod fake_cluster;
 mod jobs;
+mod rbac;
 mod render;
 mod requests;
 mod runner;

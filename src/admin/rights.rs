@@ -1,0 +1,391 @@
+//! Which right the hook needs for what: the one place that says it.
+//!
+//! A feature that calls the API server in a new way adds its rows to [`RULES`] and says in
+//! [`Feature::is_used`] when it does. `arc-hook rbac`, `arc-hook doctor` and
+//! `hook-templates/rbac.yaml` follow.
+
+use std::fmt;
+
+use k8s_openapi::api::authorization::v1::ResourceRule;
+
+use crate::config::WorkVolume;
+use crate::pod::Template;
+
+/// What a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// What every job needs.
+    Jobs,
+    /// `prepare_job` is told of a ready pod instead of asking. Goes without.
+    Watch,
+    /// A pod that does not start is explained. Goes without.
+    Events,
+    /// `ARC_HOOK_WORK=copy`: the work volume cannot be shared with the job pod.
+    Copy,
+}
+
+impl Feature {
+    /// All of them, in the order of a Role.
+    pub const ALL: [Self; 4] = [Self::Jobs, Self::Watch, Self::Events, Self::Copy];
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Watch => "watch",
+            Self::Events => "events",
+            Self::Copy => "copy",
+        }
+    }
+
+    /// Whether the hook does without, only worse.
+    #[must_use]
+    pub fn is_optional(self) -> bool {
+        matches!(self, Self::Watch | Self::Events)
+    }
+
+    /// Whether jobs with this template, and the work volume used this way, come to it.
+    #[must_use]
+    pub fn is_used(self, _template: &Template, work: WorkVolume) -> bool {
+        match self {
+            Self::Jobs | Self::Watch | Self::Events => true,
+            Self::Copy => work == WorkVolume::Copy,
+        }
+    }
+}
+
+/// A rule of the Role, and why it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// What it is for.
+    pub feature: Feature,
+    /// API group; empty for the core.
+    pub group: &'static str,
+    /// The plural, with the subresource if it is one.
+    pub resource: &'static str,
+    /// In the order of a Role.
+    pub verbs: &'static [&'static str],
+    /// Why, as a sentence.
+    pub reason: &'static str,
+}
+
+/// Every right that the hook uses in the runners' namespace.
+pub const RULES: &[Rule] = &[
+    Rule {
+        feature: Feature::Jobs,
+        group: "",
+        resource: "pods",
+        verbs: &["get", "list", "create", "delete"],
+        reason: "The runner's own pod, the job's, and one for each container action.",
+    },
+    Rule {
+        feature: Feature::Jobs,
+        group: "",
+        resource: "pods/log",
+        verbs: &["get"],
+        reason: "Output of services that fail, and of container actions that have no known entry point.",
+    },
+    Rule {
+        feature: Feature::Jobs,
+        group: "",
+        resource: "secrets",
+        verbs: &["get", "list", "create", "delete"],
+        reason: "Registry credentials, and the environment of services and container actions.",
+    },
+    Rule {
+        feature: Feature::Watch,
+        group: "",
+        resource: "pods",
+        verbs: &["watch"],
+        reason: "Optional, read-only: prepare_job is told of a ready pod instead of asking.",
+    },
+    Rule {
+        feature: Feature::Events,
+        group: "",
+        resource: "events",
+        verbs: &["list"],
+        reason: "Optional, read-only: why a pod does not start.",
+    },
+    Rule {
+        feature: Feature::Copy,
+        group: "",
+        resource: "pods/exec",
+        verbs: &["get", "create"],
+        reason: "The workspace is copied: the work volume is not shared with the job pod.",
+    },
+];
+
+/// What ARC's chart gha-runner-scale-set 0.14 grants by itself in Kubernetes mode
+/// (`templates/kube_mode_role.yaml`).
+const OF_ARC: &[(&str, &str, &[&str])] = &[
+    ("", "pods", &["get", "list", "create", "delete"]),
+    ("", "pods/exec", &["get", "create"]),
+    ("", "pods/log", &["get", "list", "watch"]),
+    ("batch", "jobs", &["get", "list", "create", "delete"]),
+    ("", "secrets", &["get", "list", "create", "delete"]),
+];
+
+/// What everyone may ask of oneself (Kubernetes, `system:basic-user`).
+const OF_EVERYONE: [&str; 2] = ["authorization.k8s.io", "authentication.k8s.io"];
+
+/// One verb on one resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    /// API group; empty for the core.
+    pub group: String,
+    /// The plural, with the subresource if it is one.
+    pub resource: String,
+    /// The verb.
+    pub verb: String,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            group,
+            resource,
+            verb,
+        } = self;
+        if group.is_empty() {
+            write!(f, "{verb} {resource}")
+        } else {
+            write!(f, "{verb} {resource}.{group}")
+        }
+    }
+}
+
+impl Rule {
+    /// Its verbs, one by one.
+    pub fn rights(&self) -> impl Iterator<Item = Right> {
+        self.verbs.iter().map(|verb| Right {
+            group: self.group.to_owned(),
+            resource: self.resource.to_owned(),
+            verb: (*verb).to_owned(),
+        })
+    }
+
+    /// Whether ARC's chart grants it without being told to.
+    #[must_use]
+    pub fn is_of_arc(&self) -> bool {
+        self.rights().all(|right| is_of_arc(&right))
+    }
+
+    /// As it stands in a Role, without comment; `indent` blanks in front of each line.
+    #[must_use]
+    pub fn yaml(&self, indent: usize) -> String {
+        let blanks = " ".repeat(indent);
+        format!(
+            "{blanks}- apiGroups: [{}]\n{blanks}  resources: [{}]\n{blanks}  verbs: [{}]\n",
+            if self.group.is_empty() {
+                "\"\""
+            } else {
+                self.group
+            },
+            self.resource,
+            self.verbs.join(", ")
+        )
+    }
+}
+
+/// The rules of these features, in the order of a Role.
+#[must_use]
+pub fn rules(features: &[Feature]) -> Vec<Rule> {
+    RULES
+        .iter()
+        .filter(|rule| features.contains(&rule.feature))
+        .copied()
+        .collect()
+}
+
+/// The features that come to use with any of these templates.
+#[must_use]
+pub fn features(templates: &[Template], work: WorkVolume) -> Vec<Feature> {
+    Feature::ALL
+        .into_iter()
+        .filter(|feature| {
+            templates
+                .iter()
+                .any(|template| feature.is_used(template, work))
+        })
+        .collect()
+}
+
+/// What is granted beside what is needed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Comparison {
+    /// Needed and granted.
+    pub present: Vec<(Right, Rule)>,
+    /// Needed and not granted.
+    pub missing: Vec<(Right, Rule)>,
+    /// Not needed, but part of what ARC's chart grants anyway.
+    pub of_arc: Vec<Right>,
+    /// Granted, and neither needed nor ARC's.
+    pub more: Vec<Right>,
+}
+
+/// Compares what is granted with what these rules need.
+#[must_use]
+pub fn compare(needed: &[Rule], granted: &[ResourceRule]) -> Comparison {
+    let mut comparison = Comparison::default();
+    for rule in needed {
+        for right in rule.rights() {
+            let found = granted.iter().any(|granted| grants(granted, &right));
+            let list = if found {
+                &mut comparison.present
+            } else {
+                &mut comparison.missing
+            };
+            list.push((right, *rule));
+        }
+    }
+    let mut beyond: Vec<Right> = granted
+        .iter()
+        .flat_map(each)
+        .filter(|right| !OF_EVERYONE.contains(&right.group.as_str()))
+        .filter(|right| {
+            !comparison
+                .present
+                .iter()
+                .any(|(present, _)| present == right)
+        })
+        .collect();
+    beyond.sort();
+    beyond.dedup();
+    (comparison.of_arc, comparison.more) = beyond.into_iter().partition(is_of_arc);
+    comparison
+}
+
+fn is_of_arc(right: &Right) -> bool {
+    OF_ARC.iter().any(|(group, resource, verbs)| {
+        right.group == *group && right.resource == *resource && verbs.contains(&right.verb.as_str())
+    })
+}
+
+/// A rule for named objects only does not help: the names are made by ARC, job by job.
+fn grants(rule: &ResourceRule, right: &Right) -> bool {
+    let has = |list: Option<&Vec<String>>, wanted: &str| {
+        list.into_iter()
+            .flatten()
+            .any(|one| one == "*" || one == wanted)
+    };
+    let subresource = right.resource.split_once('/').map(|(_, sub)| sub);
+    rule.resource_names.as_ref().is_none_or(Vec::is_empty)
+        && has(rule.api_groups.as_ref(), &right.group)
+        && (has(rule.resources.as_ref(), &right.resource)
+            || subresource.is_some_and(|sub| has(rule.resources.as_ref(), &format!("*/{sub}"))))
+        && has(Some(&rule.verbs), &right.verb)
+}
+
+fn each(rule: &ResourceRule) -> impl Iterator<Item = Right> {
+    let groups = rule.api_groups.iter().flatten();
+    groups.flat_map(move |group| {
+        let resources = rule.resources.iter().flatten();
+        resources.flat_map(move |resource| {
+            rule.verbs.iter().map(move |verb| Right {
+                group: group.clone(),
+                resource: resource.clone(),
+                verb: verb.clone(),
+            })
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn granted(group: &str, resource: &str, verbs: &[&str]) -> ResourceRule {
+        ResourceRule {
+            api_groups: Some(vec![group.to_owned()]),
+            resources: Some(vec![resource.to_owned()]),
+            resource_names: None,
+            verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        }
+    }
+
+    fn of_arc() -> Vec<ResourceRule> {
+        OF_ARC
+            .iter()
+            .map(|(group, resource, verbs)| granted(group, resource, verbs))
+            .collect()
+    }
+
+    fn words(rights: &[(Right, Rule)]) -> Vec<String> {
+        rights.iter().map(|(right, _)| right.to_string()).collect()
+    }
+
+    #[test]
+    fn arcs_own_role_lacks_only_what_the_hook_can_do_without() {
+        let comparison = compare(RULES, &of_arc());
+        assert_eq!(words(&comparison.missing), ["watch pods", "list events"]);
+        assert!(
+            comparison
+                .missing
+                .iter()
+                .all(|(_, rule)| rule.feature.is_optional())
+        );
+        assert_eq!(comparison.more, []);
+    }
+
+    #[test]
+    fn what_arc_grants_beyond_the_need_is_told_apart_from_what_someone_added() {
+        let mut rules = of_arc();
+        rules.push(granted("", "nodes", &["get"]));
+        rules.push(granted(
+            "authorization.k8s.io",
+            "selfsubjectaccessreviews",
+            &["create"],
+        ));
+        let comparison = compare(&self::rules(&[Feature::Jobs]), &rules);
+        assert_eq!(
+            comparison
+                .more
+                .iter()
+                .map(Right::to_string)
+                .collect::<Vec<_>>(),
+            ["get nodes"]
+        );
+        let of_arc: Vec<String> = comparison.of_arc.iter().map(Right::to_string).collect();
+        assert!(
+            of_arc.contains(&"create jobs.batch".to_owned()),
+            "{of_arc:?}"
+        );
+        assert!(
+            of_arc.contains(&"create pods/exec".to_owned()),
+            "{of_arc:?}"
+        );
+    }
+
+    #[test]
+    fn stars_grant_and_names_do_not() {
+        let all = granted("*", "*", &["*"]);
+        assert_eq!(compare(RULES, &[all]).missing, []);
+        let logs = granted("", "*/log", &["get"]);
+        let needed = [RULES[1]];
+        assert_eq!(compare(&needed, &[logs]).missing, []);
+        let mut one = granted("", "pods/log", &["get"]);
+        one.resource_names = Some(vec!["a".to_owned()]);
+        assert_eq!(words(&compare(&needed, &[one]).missing), ["get pods/log"]);
+    }
+
+    #[test]
+    fn every_feature_has_a_rule_and_every_rule_is_of_a_known_feature() {
+        for feature in Feature::ALL {
+            assert!(
+                RULES.iter().any(|rule| rule.feature == feature),
+                "{feature:?}"
+            );
+        }
+        for rule in RULES {
+            assert!(Feature::ALL.contains(&rule.feature), "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_copied_workspace_needs_exec() {
+        let none = [Template::none()];
+        assert!(!features(&none, WorkVolume::Auto).contains(&Feature::Copy));
+        assert!(features(&none, WorkVolume::Copy).contains(&Feature::Copy));
+    }
+}
