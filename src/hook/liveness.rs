@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::api::Api;
@@ -51,12 +52,15 @@ impl<'a> PodLiveness<'a> {
         Ok(pod?)
     }
 
-    fn evidence(&self, pod: &Pod) -> Evidence {
+    /// Puts what is known of the pod into the log.
+    fn tell(&self, pod: &Pod) {
         let known = self
             .api
             .as_ref()
             .map(|api| api.run(api.cluster.evidence(pod)));
-        known.unwrap_or_default()
+        for fact in explain::facts(pod, &known.unwrap_or_default()) {
+            output::quoted("pod", &fact);
+        }
     }
 
     fn is_ours(&self, pod: &Pod) -> bool {
@@ -69,24 +73,24 @@ impl<'a> PodLiveness<'a> {
 }
 
 impl Liveness for PodLiveness<'_> {
-    fn why_ended(&mut self) -> String {
+    fn why_ended(&mut self) -> anyhow::Error {
         let name = self.pod;
-        let known = self
-            .look()
-            .ok()
-            .map(|pod| match pod.filter(|pod| self.is_ours(pod)) {
-                None => explain::deleted(None),
-                Some(pod) => explain::ending(&pod),
-            });
-        match known {
-            Some(explanation) => format!("pod `{name}` was ended: {explanation}"),
-            None => format!(
+        let Ok(pod) = self.look() else {
+            return anyhow!(
                 "pod `{name}` was ended from outside; look at its events and at its node for why"
-            ),
-        }
+            );
+        };
+        let explanation = match pod.filter(|pod| self.is_ours(pod)) {
+            None => explain::deleted(None),
+            Some(pod) => {
+                self.tell(&pod);
+                explain::ending(&pod)
+            }
+        };
+        anyhow::Error::new(explanation).context(format!("pod `{name}` was ended"))
     }
 
-    fn examine(&mut self, silence: Duration) -> Option<String> {
+    fn examine(&mut self, silence: Duration) -> Option<anyhow::Error> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let name = self.pod;
         let seconds = silence.as_secs();
@@ -98,15 +102,18 @@ impl Liveness for PodLiveness<'_> {
                     .downcast_ref::<ClusterError>()
                     .is_some_and(ClusterError::is_unreachable);
                 return (!(passing && patient)).then(|| {
-                    format!(
+                    error.context(format!(
                         "the supervisor in pod `{name}` has been silent for {seconds} s, and the \
-                         pod cannot be examined: {error:#}"
-                    )
+                         pod cannot be examined"
+                    ))
                 });
             }
         };
+        let ended = |explanation| {
+            Some(anyhow::Error::new(explanation).context(format!("pod `{name}` ended")))
+        };
         let Some(pod) = pod.filter(|pod| self.is_ours(pod)) else {
-            return Some(format!("pod `{name}` ended: {}", explain::deleted(None)));
+            return ended(explain::deleted(None));
         };
         let subject = Subject {
             container: names::JOB_CONTAINER,
@@ -115,20 +122,17 @@ impl Liveness for PodLiveness<'_> {
         };
         match explain::judge(&pod, subject, &Evidence::default()) {
             Judgement::Dead(explanation) => {
-                let evidence = self.evidence(&pod);
-                for fact in explain::facts(&pod, &evidence) {
-                    output::quoted("pod", &fact);
-                }
-                Some(format!("pod `{name}` ended: {explanation}"))
+                self.tell(&pod);
+                ended(explanation)
             }
             // A node that is short of memory or of disk can halt everything for minutes.
             _ if patient => None,
             Judgement::Waiting(Some(explanation)) | Judgement::Failing(explanation, _) => {
-                Some(format!(
-                    "the supervisor in pod `{name}` has been silent for {seconds} s: {explanation}"
-                ))
+                Some(anyhow::Error::new(explanation).context(format!(
+                    "the supervisor in pod `{name}` has been silent for {seconds} s"
+                )))
             }
-            _ => Some(format!(
+            _ => Some(anyhow!(
                 "the supervisor in pod `{name}` has been silent for {seconds} s although the pod \
                  runs; see whether its node is overloaded and its work volume writable"
             )),

@@ -98,12 +98,12 @@ pub fn sweep(config: &Config, job: &JobRecord) {
 struct NotAlive;
 
 impl Liveness for NotAlive {
-    fn examine(&mut self, _: Duration) -> Option<String> {
-        Some(String::new())
+    fn examine(&mut self, _: Duration) -> Option<anyhow::Error> {
+        Some(self.why_ended())
     }
 
-    fn why_ended(&mut self) -> String {
-        String::new()
+    fn why_ended(&mut self) -> anyhow::Error {
+        anyhow::Error::msg("the supervisor is silent")
     }
 }
 

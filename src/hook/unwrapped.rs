@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::output;
@@ -135,7 +135,8 @@ async fn until_ended(cluster: &Cluster, pod: &str) -> anyhow::Result<i32> {
 /// The exit code, once there is one.
 async fn ended(cluster: &Cluster, name: &str) -> anyhow::Result<Option<i32>> {
     let Some(pod) = cluster.get::<Pod>(name).await? else {
-        bail!("pod `{name}` ended: {}", explain::deleted(None));
+        let explanation = explain::deleted(None);
+        return Err(anyhow::Error::new(explanation).context(format!("pod `{name}` ended")));
     };
     match explain::end(&pod, names::JOB_CONTAINER) {
         End::None => Ok(None),

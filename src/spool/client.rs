@@ -52,8 +52,8 @@ pub enum StepError {
         reason: String,
     },
     /// The supervisor is gone, and why.
-    #[error("{0}")]
-    Dead(String),
+    #[error(transparent)]
+    Dead(anyhow::Error),
     /// The step did not end within the time that a cancel has.
     #[error("cancel the step: its processes did not end within {} s", CANCEL_DEADLINE.as_secs())]
     Stuck,
@@ -72,10 +72,10 @@ pub enum StepError {
 pub trait Liveness {
     /// Looks at the pod after `silence` without a heartbeat. `Some` is the cause of its death,
     /// with the remedy; `None` means that waiting makes sense.
-    fn examine(&mut self, silence: Duration) -> Option<String>;
+    fn examine(&mut self, silence: Duration) -> Option<anyhow::Error>;
 
     /// Why the kubelet ended the container, as far as it can be known, with the remedy.
-    fn why_ended(&mut self) -> String;
+    fn why_ended(&mut self) -> anyhow::Error;
 }
 
 /// The one field that every version of [`Ready`] has.

@@ -76,7 +76,8 @@ fn a_program_whose_pod_is_deleted_is_never_green() {
     drop(state);
     let action = runner.finish(child);
     assert_eq!(action.code, 1, "{action:?}");
-    assert!(action.log.contains("deleted by someone else"), "{action:?}");
+    let error = "::error title=Pod deleted::pod `";
+    assert!(action.log.contains(error), "{action:?}");
 }
 
 #[test]

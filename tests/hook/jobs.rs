@@ -201,6 +201,8 @@ fn a_step_that_obeys_the_end_of_its_pod_is_never_green() {
     runner.api.delete_pod(JOB_POD);
     let step = runner.finish(child);
     assert_eq!(step.code, 1, "{step:?}");
+    let error = "::error title=Pod deleted::pod `runner-1-workflow` ";
+    assert!(step.log.contains(error), "{step:?}");
     assert!(step.log.contains("deleted by someone else"), "{step:?}");
 }
 
@@ -220,10 +222,9 @@ fn a_container_that_dies_under_a_step_is_explained() {
     });
     let step = runner.finish(child);
     assert_eq!(step.code, 1, "{step:?}");
-    assert!(
-        step.log.contains("was killed for using more memory"),
-        "{step:?}"
-    );
+    let error = "::error title=Out of memory::pod `runner-1-workflow` ended: container `job` was \
+                 killed for using more memory";
+    assert!(step.log.contains(error), "{step:?}");
     assert!(
         step.log
             .contains("pod | container job: ended with code 137"),

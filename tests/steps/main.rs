@@ -340,11 +340,11 @@ fn a_step_without_a_prepared_job_says_why() {
 struct Alive;
 
 impl Liveness for Alive {
-    fn why_ended(&mut self) -> String {
-        "it was told to end".to_owned()
+    fn why_ended(&mut self) -> anyhow::Error {
+        anyhow::Error::msg("it was told to end")
     }
 
-    fn examine(&mut self, _silence: Duration) -> Option<String> {
+    fn examine(&mut self, _silence: Duration) -> Option<anyhow::Error> {
         None
     }
 }
