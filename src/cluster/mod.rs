@@ -157,6 +157,12 @@ impl Cluster {
         }
     }
 
+    /// The same connection, which tries no call for longer than that.
+    #[must_use]
+    pub fn at_most(&self, limit: Duration) -> Self {
+        self.patient(self.patience.min(limit))
+    }
+
     /// The same connection, which says through `tell` what is still being tried.
     #[must_use]
     pub fn telling(&self, tell: fn(&str)) -> Self {

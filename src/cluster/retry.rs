@@ -9,6 +9,10 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The longest pause. An API server that restarts is back within seconds, and the hook should not
 /// be the last to notice.
 const LONGEST: Duration = Duration::from_secs(5);
+/// What an overloaded API server asks for (kubernetes v1.36, `retryAfter` in
+/// `apiserver/pkg/server/filters/maxinflight.go`): it says so in a header alone, which kube keeps to
+/// itself.
+const OVERLOAD: Duration = Duration::from_secs(1);
 
 /// Pauses between attempts: doubling, and jittered so that the hooks of a whole scale set, cut off
 /// together, do not come back together.
@@ -59,8 +63,9 @@ pub(super) fn of_status(status: &Status) -> Verdict {
         .filter(|seconds| *seconds > 0)
         .map(|seconds| Duration::from_secs(seconds.into()));
     let again = match status.code {
-        // Too many requests; every kind of server trouble, including a webhook that does not answer.
-        429 | 500..=599 => true,
+        429 => return Verdict::Again(asked.or(Some(OVERLOAD))),
+        // Every kind of server trouble, including a webhook that does not answer.
+        500..=599 => true,
         // Two writers met, for example on a quota's usage. `AlreadyExists` is another matter.
         409 => status.reason == "Conflict" && !precondition(status),
         // Made together with the namespace, moments later.
@@ -133,13 +138,19 @@ mod tests {
 
     #[test]
     fn overload_and_server_errors_are_tried_again() {
-        for code in [429, 500, 502, 503, 504] {
+        for code in [500, 502, 503, 504] {
             assert_eq!(
                 of_status(&status(code, "", "")),
                 Verdict::Again(None),
                 "{code}"
             );
         }
+        let overload = of_status(&status(
+            429,
+            "",
+            "Too many requests, please try again later.",
+        ));
+        assert_eq!(overload, Verdict::Again(Some(OVERLOAD)));
     }
 
     #[test]

@@ -44,13 +44,14 @@ pub fn run(
     let template = surroundings::template(config)?;
     let nonce = Nonce::random().context("make a name for the job's directory")?;
     let api = Api::connect(config.namespace.as_deref())?;
+    let cluster = api.cluster.at_most(config.prepare_timeout);
     let job = Preparation {
         config,
         request,
         template: &template,
         nonce: &nonce,
         memory: Memory::of(&config.paths.state, &names::job_pod(&config.pod_name)),
-        cluster: &api.cluster,
+        cluster: &cluster,
         made: RefCell::new(Made::default()),
     };
     let ended = api.run_unless_signalled(signals, job.prepare());

@@ -140,7 +140,7 @@ impl Action<'_> {
     }
 
     async fn create_all(&self) -> Result<(), ClusterError> {
-        let cluster = &self.api.cluster;
+        let cluster = self.api.cluster.at_most(self.config.prepare_timeout);
         for secret in &self.plan.secrets {
             cluster
                 .create::<Secret>(secret, self.nonce.as_str())

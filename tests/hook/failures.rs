@@ -141,6 +141,23 @@ fn time_that_is_up_tells_what_was_awaited() {
 }
 
 #[test]
+fn an_admission_webhook_that_does_not_answer_is_waited_for_as_long_as_a_pod_may_take() {
+    let runner = Runner::new();
+    let message = "Internal error occurred: failed calling webhook \"pods.example.com\": failed to \
+                   call webhook: Post \"https://policy.svc:443/\": connection refused";
+    let down = Kind::Status(500, "InternalError", message.to_owned());
+    runner.api.fail("POST", "pods", 1000, down);
+    let limit = [("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS", "3")];
+    let start = Instant::now();
+    let prepared = runner.call_with("prepare_job", &job(&[]), &limit);
+    assert_eq!(prepared.code, 1);
+    assert!(start.elapsed() < Duration::from_secs(30), "{prepared:?}");
+    let error = "::error title=Admission webhook unreachable::";
+    assert!(prepared.log.contains(error), "{prepared:?}");
+    nothing_is_left(&runner);
+}
+
+#[test]
 fn a_pod_that_someone_deletes_meanwhile_is_reported_as_such() {
     let runner = Runner::new();
     runner.api.state().kubelet = Kubelet::Idle;
