@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin::doctor::Doctor;
 use crate::admin::rbac::Rbac;
 use crate::admin::render::Render;
 use crate::hook;
@@ -21,6 +22,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Doctor(Box<Doctor>),
     Render(Box<Render>),
     Rbac(Box<Rbac>),
     /// Runs as PID 1 of a job's container and starts its steps
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
             }
         },
         Some(Verb::Render(render)) => plainly(render.run()),
+        Some(Verb::Doctor(doctor)) => coded(doctor.run()),
         Some(Verb::Rbac(rbac)) => coded(rbac.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),

@@ -1,6 +1,7 @@
 //! Verbs for people, one file each.
 
 pub mod access;
+pub mod doctor;
 pub mod rbac;
 pub mod render;
 pub mod rights;

@@ -1,9 +1,15 @@
-//! What the API server says of whoever asks it: rights, time, version.
+//! What the API server says of whoever asks it, and of what lies around the runners: rights, time,
+//! version, and objects that only `arc-hook doctor` looks at.
 
+use std::fmt::Debug;
+
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
     SelfSubjectRulesReview, SelfSubjectRulesReviewSpec, SubjectRulesReviewStatus,
 };
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolume};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::version::Info;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::fmt::rfc2822;
@@ -11,6 +17,7 @@ use kube::Api;
 use kube::api::PostParams;
 use kube::client::Body;
 use kube::core::Request;
+use serde::de::DeserializeOwned;
 
 use super::{Cluster, ClusterError};
 
@@ -66,6 +73,51 @@ impl Cluster {
     pub async fn version(&self) -> Result<Info, ClusterError> {
         let act = self.act("get", "version", "");
         self.attempt(act, || self.client.apiserver_version()).await
+    }
+
+    /// The namespace of everything; `None` when it does not exist.
+    pub async fn namespace_object(&self) -> Result<Option<Namespace>, ClusterError> {
+        self.wide("namespaces", &self.namespace).await
+    }
+
+    /// A node.
+    pub async fn node(&self, name: &str) -> Result<Option<Node>, ClusterError> {
+        self.wide("nodes", name).await
+    }
+
+    /// A storage class.
+    pub async fn storage_class(&self, name: &str) -> Result<Option<StorageClass>, ClusterError> {
+        self.wide("storageclasses", name).await
+    }
+
+    /// A volume.
+    pub async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
+        self.wide("persistentvolumes", name).await
+    }
+
+    /// The binding of an admission policy.
+    pub async fn policy_binding(
+        &self,
+        name: &str,
+    ) -> Result<Option<ValidatingAdmissionPolicyBinding>, ClusterError> {
+        self.wide("validatingadmissionpolicybindings", name).await
+    }
+
+    /// A `ConfigMap` of the namespace.
+    pub async fn config_map(&self, name: &str) -> Result<Option<ConfigMap>, ClusterError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        self.attempt(self.act("get", "configmaps", name), || api.get_opt(name))
+            .await
+    }
+
+    /// Reads an object that lies in no namespace.
+    async fn wide<K>(&self, resource: &'static str, name: &str) -> Result<Option<K>, ClusterError>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        self.attempt(self.act("get", resource, name), || api.get_opt(name))
+            .await
     }
 
     /// What time it is for the server, in whole seconds; `None` when it does not say (a proxy may

@@ -23,7 +23,7 @@ mod merge;
 mod options;
 mod plan;
 mod ports;
-mod quantity;
+pub(crate) mod quantity;
 mod runner;
 mod secrets;
 mod services;

@@ -4,6 +4,7 @@
 
 mod actions;
 mod cluster;
+mod doctor;
 mod failures;
 mod fake_api;
 mod fake_cluster;
