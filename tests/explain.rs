@@ -106,9 +106,7 @@ fn one_event(kind: &str, name: &str, reason: &str, message: &str) -> Evidence {
         "type": "Warning", "reason": reason, "message": message
     }))
     .unwrap();
-    Evidence {
-        events: Some(vec![event]),
-    }
+    Evidence::Events(vec![event])
 }
 
 fn told(pod: &Pod, evidence: &Evidence) -> String {
@@ -133,7 +131,7 @@ macro_rules! pods {
         $(
             #[test]
             fn $name() {
-                let evidence = [$($evidence)?].into_iter().next().unwrap_or_default();
+                let evidence = [$($evidence)?].into_iter().next().unwrap_or(Evidence::Withheld);
                 insta::assert_snapshot!(told(&$pod, &evidence));
             }
         )*
@@ -301,7 +299,7 @@ fn time_that_is_up_names_what_was_awaited() {
         timed_out(
             pod,
             subject(&services),
-            &Evidence::default(),
+            &Evidence::Withheld,
             Duration::from_mins(10),
         )
         .to_string()

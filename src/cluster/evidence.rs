@@ -22,7 +22,8 @@ impl Cluster {
             let act = quick.act("list", Event::RESOURCE, &subject);
             match quick.attempt(act, || api.list(&parameters)).await {
                 Ok(list) => events.extend(list.items),
-                Err(_) => return Evidence::default(),
+                Err(error) if error.is_forbidden() => return Evidence::Withheld,
+                Err(_) => return Evidence::Unknown,
             }
         }
         // Runners have one job after the other, whose pods and claims bear the same names.
@@ -32,9 +33,7 @@ impl Cluster {
             _ => time_of(event) >= born,
         });
         events.sort_by_key(time_of);
-        Evidence {
-            events: Some(events),
-        }
+        Evidence::Events(events)
     }
 }
 

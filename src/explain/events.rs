@@ -6,7 +6,9 @@ use super::{Evidence, Explanation, Judgement, LONG_GRACE, SHORT_GRACE, quote};
 
 /// The last complaint among the events, judged. `None` when there is none.
 pub(super) fn judge(evidence: &Evidence) -> Option<Judgement> {
-    let events = evidence.events.as_ref()?;
+    let Evidence::Events(events) = evidence else {
+        return None;
+    };
     events.iter().rev().find_map(one)
 }
 

@@ -73,11 +73,16 @@ pub enum Judgement {
     Dead(Explanation),
 }
 
-/// What the Role lets us read beside the pod.
+/// What is known beside the pod itself.
 #[derive(Debug, Clone, Default)]
-pub struct Evidence {
-    /// Events about the pod and its claims, oldest first. `None` when the Role withholds them.
-    pub events: Option<Vec<Event>>,
+pub enum Evidence {
+    /// Nothing: nobody was asked, or nobody answered.
+    #[default]
+    Unknown,
+    /// The Role withholds it.
+    Withheld,
+    /// Events about the pod and its claims, oldest first.
+    Events(Vec<Event>),
 }
 
 /// How long a failure is given that may pass when someone acts at once: an image that is being

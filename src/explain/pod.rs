@@ -227,13 +227,14 @@ pub fn facts(pod: &Pod, evidence: &Evidence) -> Vec<String> {
     for (state, init) in statuses(&status) {
         lines.push(container::fact(state, init));
     }
-    match &evidence.events {
-        Some(found) => {
+    match evidence {
+        Evidence::Events(found) => {
             const LAST: usize = 8;
             let skipped = found.len().saturating_sub(LAST);
             lines.extend(found.iter().skip(skipped).map(event));
         }
-        None => lines.push(format!("events: not known, {EVENTS_HINT}")),
+        Evidence::Withheld => lines.push(format!("events: not known, {EVENTS_HINT}")),
+        Evidence::Unknown => lines.push("events: not known, nobody answered".to_owned()),
     }
     lines
 }
@@ -384,9 +385,8 @@ pub(super) fn said(message: Option<&str>) -> String {
 }
 
 pub(super) fn hint(evidence: &Evidence) -> String {
-    if evidence.events.is_none() {
-        format!(" ({EVENTS_HINT})")
-    } else {
-        String::new()
+    match evidence {
+        Evidence::Withheld => format!(" ({EVENTS_HINT})"),
+        Evidence::Unknown | Evidence::Events(_) => String::new(),
     }
 }

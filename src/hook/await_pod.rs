@@ -101,7 +101,7 @@ impl<'a> PodWait<'a> {
         let cluster = self.cluster.clone();
         let name = self.name;
         let mut gap = FIRST_LOOK;
-        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, self.started, None));
+        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, None, false));
         loop {
             if let Progress::Arrived(arrived) = look_at(self.pod.as_ref())? {
                 return Ok(arrived);
@@ -120,8 +120,8 @@ impl<'a> PodWait<'a> {
                         Progress::Almost if self.started.elapsed() < HURRY => FIRST_LOOK,
                         Progress::Almost | Progress::None => (gap * 2).min(LAST_LOOK),
                     };
-                    let watched = self.watched();
-                    look = Box::pin(look_after(&cluster, name, gap, self.started, watched));
+                    let (watched, ask) = (self.watched(), self.may_ask_events());
+                    look = Box::pin(look_after(&cluster, name, gap, watched, ask));
                 }
             }
         }
@@ -131,6 +131,12 @@ impl<'a> PodWait<'a> {
     fn watched(&self) -> Option<String> {
         let pod = self.pod.as_ref().filter(|_| self.may_watch)?;
         pod.metadata.resource_version.clone()
+    }
+
+    /// Whether a pod that is slow is asked for its events, too.
+    fn may_ask_events(&self) -> bool {
+        let withheld = matches!(self.evidence, Some(Evidence::Withheld));
+        self.started.elapsed() >= SLOW && !withheld
     }
 
     /// Takes in what was seen: an explanation when it is over, an error when it is not to be seen.
@@ -149,7 +155,11 @@ impl<'a> PodWait<'a> {
         };
         self.trouble = None;
         self.may_watch &= seen.may_watch;
-        self.evidence = seen.evidence.or(self.evidence.take());
+        self.evidence = match (seen.evidence, self.evidence.take()) {
+            // What was known a moment ago is better than nothing.
+            (None | Some(Evidence::Unknown), Some(known)) => Some(known),
+            (seen, _) => seen,
+        };
         let Some(pod) = seen.pod else {
             return Ok(Err(explain::deleted(self.pod.as_ref())));
         };
@@ -200,9 +210,10 @@ impl<'a> PodWait<'a> {
         if let Some(trouble) = self.trouble.take() {
             return trouble.into();
         }
-        let evidence = match &self.pod {
-            Some(pod) => self.cluster.evidence(pod).await,
-            None => Evidence::default(),
+        let evidence = match (&self.pod, &self.evidence) {
+            (_, Some(Evidence::Withheld)) => Evidence::Withheld,
+            (Some(pod), _) => self.cluster.evidence(pod).await,
+            (None, _) => Evidence::Unknown,
         };
         let explanation = explain::timed_out(
             self.pod.as_ref(),
@@ -218,8 +229,8 @@ impl<'a> PodWait<'a> {
     async fn report(&self, explanation: Explanation) -> anyhow::Error {
         if let Some(pod) = &self.pod {
             let evidence = match &self.evidence {
+                None | Some(Evidence::Unknown) => self.cluster.evidence(pod).await,
                 Some(evidence) => evidence.clone(),
-                None => self.cluster.evidence(pod).await,
             };
             for fact in explain::facts(pod, &evidence) {
                 output::quoted("pod", &fact);
@@ -241,8 +252,8 @@ async fn look_after(
     cluster: &Cluster,
     name: &str,
     pause: Duration,
-    started: Instant,
     watched: Option<String>,
+    ask_events: bool,
 ) -> Result<Seen, ClusterError> {
     let pause = tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0));
     let mut may_watch = true;
@@ -267,7 +278,7 @@ async fn look_after(
         None => cluster.get::<Pod>(name).await?,
     };
     let evidence = match &pod {
-        Some(pod) if started.elapsed() >= SLOW => Some(cluster.evidence(pod).await),
+        Some(pod) if ask_events => Some(cluster.evidence(pod).await),
         _ => None,
     };
     Ok(Seen {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use arc_hook::cluster::{Cluster, ClusterError, Deletion, LogEnd, LogPosition, LogSource};
+use arc_hook::explain::Evidence;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Value, json};
 
@@ -170,12 +171,15 @@ fn a_deletion_whose_answer_was_lost_is_done() {
 }
 
 #[test]
-fn events_that_the_role_withholds_are_simply_not_known() {
+fn events_are_withheld_by_the_role_and_not_by_an_api_server_that_is_away() {
     let bench = Bench::new();
     let pod = bench.create("n1").unwrap();
     let evidence = bench.runtime.block_on(bench.cluster.evidence(&pod));
-    assert!(evidence.events.is_none());
+    assert!(matches!(evidence, Evidence::Withheld), "{evidence:?}");
     assert_eq!(bench.api.count("GET events"), 1);
+    bench.api.fail("GET", "events", 1000, Kind::Reset);
+    let evidence = bench.runtime.block_on(bench.cluster.evidence(&pod));
+    assert!(matches!(evidence, Evidence::Unknown), "{evidence:?}");
 }
 
 #[test]

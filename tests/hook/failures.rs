@@ -137,6 +137,8 @@ fn time_that_is_up_tells_what_was_awaited() {
         "{prepared:?}"
     );
     assert!(prepared.log.contains("not ready after 6 s"), "{prepared:?}");
+    let asked = runner.api.count("GET events");
+    assert_eq!(asked, 1, "what the Role withholds is asked for once");
     nothing_is_left(&runner);
 }
 
