@@ -128,7 +128,7 @@ impl Preparation<'_> {
         }
         tracing::debug!(elapsed = ?begin.elapsed(), "pod planned");
         self.forget_earlier()?;
-        let tree = around.make_tree(&plan, self.nonce)?;
+        let tree = around.make_tree(&plan, self.nonce, None)?;
         let mut record = JobRecord {
             nonce: self.nonce.clone(),
             pod: plan.name.clone(),

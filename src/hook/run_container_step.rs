@@ -113,11 +113,13 @@ struct Action<'a> {
 impl Action<'_> {
     fn run(&self, job: Option<&JobRecord>, signals: &Signals) -> anyhow::Result<u8> {
         self.memory.begin()?;
-        let own = self.around.make_tree(self.plan, self.nonce)?;
         let jobs = job
             .map(|job| JobTree::open(&self.config.paths, &job.nonce, job.foreign_user))
             .transpose()
             .context("open the job's directory on the work volume")?;
+        let own = self
+            .around
+            .make_tree(self.plan, self.nonce, jobs.as_ref())?;
         let files = jobs.as_ref().unwrap_or(&own);
         let forced_user = job.and_then(|job| job.forced_user);
         if self.plan.supervised {

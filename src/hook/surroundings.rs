@@ -93,9 +93,14 @@ impl<'a> Surroundings<'a> {
     }
 
     /// Makes the pod's directories on the work volume.
-    pub fn make_tree(&self, plan: &Plan, nonce: &Nonce) -> anyhow::Result<JobTree> {
+    pub fn make_tree(
+        &self,
+        plan: &Plan,
+        nonce: &Nonce,
+        lender: Option<&JobTree>,
+    ) -> anyhow::Result<JobTree> {
         let foreign_user = self.is_foreign(plan.user);
-        let tree = JobTree::create(&self.config.paths, nonce, foreign_user)
+        let tree = JobTree::create(&self.config.paths, nonce, foreign_user, lender)
             .context("make the pod's directories on the work volume")?;
         self.make_directories(plan, foreign_user)?;
         if !plan.companion.is_empty() {

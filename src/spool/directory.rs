@@ -242,6 +242,14 @@ impl Directory {
         .map_err(|errno| self.failure("rename to", to, errno))
     }
 
+    /// Gives a file of this directory the same name in another one, too.
+    pub fn link(&self, name: &str, other: &Self) -> Result<(), FileError> {
+        let component = self.component(name)?;
+        let no_follow = AtFlags::empty();
+        rustix::fs::linkat(&self.handle, component, &other.handle, component, no_follow)
+            .map_err(|errno| other.failure("link", name, errno))
+    }
+
     /// Removes a file, a link, or whatever is not a directory. Fine when it is gone.
     pub fn remove(&self, name: &str) -> Result<(), FileError> {
         match rustix::fs::unlinkat(&self.handle, self.component(name)?, AtFlags::empty()) {

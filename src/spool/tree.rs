@@ -38,8 +38,14 @@ impl JobTree {
     ///
     /// With `foreign_user` the pod runs as another user than this process, and the directories
     /// that it writes are open to all: their parent has an unguessable name, and no other pod
-    /// mounts it.
-    pub fn create(paths: &RunnerPaths, nonce: &Nonce, foreign_user: bool) -> anyhow::Result<Self> {
+    /// mounts it. `lender` has this program already: to link it takes a tenth of what it takes to
+    /// copy it.
+    pub fn create(
+        paths: &RunnerPaths,
+        nonce: &Nonce,
+        foreign_user: bool,
+        lender: Option<&Self>,
+    ) -> anyhow::Result<Self> {
         let work = Directory::open(&paths.work)?;
         for path in [&paths.workspace, &paths.work.join("_actions"), &paths.tools] {
             if let Ok(below) = path.strip_prefix(&paths.work) {
@@ -68,7 +74,9 @@ impl JobTree {
         if let Some(name) = paths.workspace.file_name().and_then(|name| name.to_str()) {
             runner_workspace.make(name, open)?;
         }
-        place_binary(&hook)?;
+        if !lender.is_some_and(|lender| lender.lend_binary(&hook)) {
+            place_binary(&hook)?;
+        }
         Ok(tree)
     }
 
@@ -82,6 +90,13 @@ impl JobTree {
             nonce: nonce.clone(),
             foreign_user,
         })
+    }
+
+    /// Links this program into another tree's `hook/`; no pod can write to either. Not every file
+    /// system has links.
+    fn lend_binary(&self, hook: &Directory) -> bool {
+        let own = self.root.descend("hook");
+        own.is_ok_and(|own| own.link(BINARY, hook).is_ok())
     }
 
     /// Removes one tree. Fine when it is gone.

@@ -167,6 +167,29 @@ fn without_a_prepared_job_an_action_runs_on_its_own() {
 }
 
 #[test]
+fn an_action_takes_the_hooks_program_from_the_job_without_a_copy() {
+    let runner = Runner::new();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let job = runner.trees()[0].join("hook/arc-hook");
+    let script = format!(
+        "ls -di {}/*/hook/arc-hook",
+        job.ancestors().nth(3).unwrap().display()
+    );
+    let action = runner.call(
+        "run_container_step",
+        &json!({"image": "alpine", "entryPoint": "sh", "entryPointArgs": ["-c", quote(&script)],
+                "workingDirectory": "/"}),
+    );
+    let files: Vec<&str> = action
+        .log
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(files.len() == 2 && files[0] == files[1], "{action:?}");
+    assert!(job.exists(), "it goes with the job, not with the action");
+}
+
+#[test]
 fn a_cancelled_action_ends_with_its_log_and_its_file_commands() {
     let runner = Runner::new();
     assert_eq!(runner.prepare(&[]).code, 0);

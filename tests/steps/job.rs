@@ -44,7 +44,7 @@ impl Job {
         };
         fs::create_dir_all(paths.temp.join("_runner_file_commands")).unwrap();
         let nonce = Nonce::random().unwrap();
-        JobTree::create(&paths, &nonce, false).unwrap();
+        JobTree::create(&paths, &nonce, false, None).unwrap();
         Memory::of(&paths.state, "runner-workflow")
             .save(&JobRecord {
                 nonce: nonce.clone(),
