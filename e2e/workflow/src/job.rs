@@ -76,6 +76,12 @@ pub struct Container {
     /// `docker create` options, as text.
     #[serde(default)]
     pub options: Option<String>,
+    /// Of a service: its entry point (server flag `actions_service_container_command`).
+    #[serde(default)]
+    pub entrypoint: Option<String>,
+    /// Of a service: its arguments, as text; the same flag.
+    #[serde(default)]
+    pub command: Option<String>,
 }
 
 /// Credentials of a registry.

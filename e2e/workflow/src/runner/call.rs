@@ -1,8 +1,6 @@
 //! One call of the hook: request, process, response.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,6 +11,7 @@ use serde_json::Value;
 use super::environment;
 use super::guid::guid;
 use super::log::{StepLog, Stream};
+use super::plain;
 use super::process::{self, Exit, Surroundings};
 use super::request::Request;
 use super::response::{self, Asked, Response};
@@ -69,8 +68,9 @@ impl Worker<'_> {
         if !success {
             return called;
         }
-        match read_response(&response_file)
-            .and_then(|bytes| response::read(asked, bytes.as_deref()).map_err(io::Error::other))
+        match plain::read(&response_file)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| Ok(response::read(asked, bytes.as_deref())?))
         {
             Ok(response) => {
                 let _ = fs::remove_file(&response_file);
@@ -217,25 +217,6 @@ fn measured(command: &str, step: &str, exit: &Exit, log: &StepLog<'_>) -> Call {
         digest: log.digest(),
         held_pipes: exit.held_pipes,
     }
-}
-
-/// Reads the response; the runner follows links and would hang at a FIFO.
-fn read_response(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path);
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("the response is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
 }
 
 pub(super) fn milliseconds(duration: Duration) -> f64 {

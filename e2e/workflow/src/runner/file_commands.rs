@@ -1,11 +1,11 @@
 //! The files through which a step sets outputs, variables and more.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::guid::guid;
+use super::plain::{self, PlainError};
 
 /// Largest summary that GitHub accepts.
 const LARGEST_SUMMARY: usize = 1 << 20;
@@ -43,11 +43,14 @@ pub struct Effects {
     pub summary: String,
     /// What made the runner fail the step.
     pub errors: Vec<String>,
+    /// At which of them the runner would have waited for ever.
+    pub waits: Vec<String>,
 }
 
 impl FileCommands {
     /// Creates empty files.
     pub fn create(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
         let files = Self {
             directory: directory.to_owned(),
             suffix: guid(),
@@ -70,8 +73,13 @@ impl FileCommands {
     pub fn read(&self) -> Effects {
         let mut effects = Effects::default();
         let mut errors = Vec::new();
+        let mut waits = Vec::new();
         let mut text = |prefix: &str, name: &str| match self.text(prefix) {
             Ok(text) => text,
+            Err(PlainError::Fifo) => {
+                waits.push(format!("file command '{name}': {}", PlainError::Fifo));
+                String::new()
+            }
             Err(error) => {
                 errors.push(format!(
                     "Unable to process file command '{name}' successfully: {error}"
@@ -107,6 +115,7 @@ impl FileCommands {
             effects.summary.clear();
         }
         effects.errors = errors;
+        effects.waits = waits;
         effects
     }
 
@@ -122,22 +131,8 @@ impl FileCommands {
         self.directory.join(format!("{prefix}_{}", self.suffix))
     }
 
-    /// The runner follows links here and would wait for ever at a FIFO.
-    fn text(&self, prefix: &str) -> io::Result<String> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-            .open(self.path(prefix));
-        let mut file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-            Err(error) => return Err(error),
-        };
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+    fn text(&self, prefix: &str) -> Result<String, PlainError> {
+        let bytes = plain::read(&self.path(prefix))?.unwrap_or_default();
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         Ok(String::from_utf8_lossy(bytes).into_owned())
     }
@@ -247,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_files_are_fine_and_a_fifo_is_not() {
+    fn missing_files_are_fine_and_devices_are_not() {
         let temp = tempfile::tempdir().unwrap();
         let files = FileCommands::create(temp.path()).unwrap();
         let variables: Vec<_> = files.variables().collect();
@@ -264,5 +259,6 @@ mod tests {
         fs::remove_file(&variables[1].1).unwrap();
         std::os::unix::fs::symlink("/dev/null", &variables[1].1).unwrap();
         assert_eq!(files.read().errors.len(), 1);
+        assert_eq!(files.read().waits.len(), 0);
     }
 }

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod lines;
 pub mod log;
 pub mod orphans;
+pub mod plain;
 pub mod process;
 pub mod request;
 pub mod response;

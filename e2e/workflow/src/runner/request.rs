@@ -132,7 +132,13 @@ impl HookContainer {
     /// A service.
     #[must_use]
     pub fn service(container: &Container) -> Self {
-        Self::described(container)
+        Self {
+            entry_point: container.entrypoint.clone(),
+            entry_point_args: split_container_arguments(
+                container.command.as_deref().unwrap_or_default(),
+            ),
+            ..Self::described(container)
+        }
     }
 
     /// The container of a container action.

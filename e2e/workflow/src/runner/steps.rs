@@ -12,6 +12,7 @@ use super::call::HookCall;
 use super::environment;
 use super::file_commands::FileCommands;
 use super::log::StepLog;
+use super::plain;
 use super::unit::{Stage, Unit};
 use super::worker::Worker;
 use crate::directive::Directives;
@@ -137,7 +138,8 @@ impl<'a> Worker<'a> {
         }
         // Written at each action step, so absent at `prepare_job`.
         let event = self.layout.workflow.join("event.json");
-        fs::write(&event, self.job.event.to_string())
+        fs::create_dir_all(&self.layout.workflow)?;
+        plain::write(&event, self.job.event.to_string().as_bytes())
             .with_context(|| format!("failed to write `{}`", event.display()))?;
         let files = FileCommands::create(&self.layout.file_commands)
             .context("failed to create the step's file commands")?;
@@ -221,6 +223,9 @@ impl<'a> Worker<'a> {
             .unwrap_or_else(PoisonError::into_inner)
             .extend(said.into_iter().chain(effects.state));
         report.summary = effects.summary;
+        for wait in &effects.waits {
+            self.fail(format!("step `{}`: {wait}", unit.name));
+        }
         for error in &effects.errors {
             log.error(error);
         }

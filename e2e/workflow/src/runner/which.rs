@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// and then in PATH, on the runner's own file system. Only existence counts:
 /// a file that cannot be executed hides a good one behind it.
 ///
+/// A relative entry counts from the runner's own directory, and what is found there is started by
+/// its full path, as .NET's `Process.Start` would.
+///
 /// The runner joins both lists as if they were path components, so that the
 /// last entry and the first of PATH are glued together; an attacker can plant
 /// for either reading, and both are tried here.
@@ -23,7 +26,7 @@ pub fn which(command: &str, prepended: &[String], path: &str) -> Option<PathBuf>
         .chain([glued.as_str()])
         .chain(path.split(':'))
         .filter(|directory| !directory.is_empty())
-        .map(|directory| Path::new(directory).join(command))
+        .filter_map(|directory| std::path::absolute(Path::new(directory).join(command)).ok())
         // A dangling link is passed over, a directory is no file.
         .find(|candidate| candidate.metadata().is_ok_and(|found| !found.is_dir()))
 }
@@ -66,6 +69,13 @@ mod tests {
                 .unwrap()
                 .starts_with(temp.path())
         );
+    }
+
+    #[test]
+    fn a_relative_entry_counts_from_the_runner_s_directory() {
+        let here = std::env::current_dir().unwrap();
+        let found = which("Cargo.toml", &["../workflow".to_owned()], "").unwrap();
+        assert_eq!(found, here.join("../workflow/Cargo.toml"));
     }
 
     #[test]
