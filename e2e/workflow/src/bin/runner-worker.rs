@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arc_hook_e2e::job::Job;
 use arc_hook_e2e::report::Report;
+use arc_hook_e2e::runner::job_log::JobLog;
 use arc_hook_e2e::runner::layout::Layout;
-use arc_hook_e2e::runner::log::JobLog;
 use arc_hook_e2e::runner::worker::Worker;
 use clap::Parser;
 

@@ -1,60 +1,22 @@
-//! The job's log: what the hook printed, with workflow commands carried out
-//! and secrets hidden, bounded whatever a step prints.
+//! The log of a step: what the hook printed, with workflow commands carried
+//! out and secrets hidden, and what is judged by it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
 use std::ops::Range;
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use memchr::{memchr, memmem, memrchr};
-use sha2::{Digest, Sha256};
 
 use super::command::{self, Command};
 use super::context::JobState;
+use super::digest::Digest;
+use super::job_log::{JobLog, Shown};
 use super::lines::{Piece, Splitter};
 use crate::directive::DigestDirective;
 use crate::report::Digested;
 
-/// So much of a step's log is written as it comes.
-const HEAD: usize = 1 << 20;
-/// So much of its end is kept beyond that.
-const TAIL: usize = 256 << 10;
 /// The server cuts the message of an annotation here.
 const LONGEST_MESSAGE: usize = 4096;
-
-/// Where the log goes.
-#[derive(Debug)]
-pub struct JobLog {
-    file: Mutex<File>,
-    echo: bool,
-}
-
-impl JobLog {
-    /// A log in `path`, and on standard output too with `echo`.
-    pub fn create(path: &Path, echo: bool) -> io::Result<Self> {
-        Ok(Self {
-            file: Mutex::new(File::create(path)?),
-            echo,
-        })
-    }
-
-    /// Appends bytes. A log that cannot be written is no reason to stop.
-    pub fn write(&self, bytes: &[u8]) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = file.write_all(bytes);
-        if self.echo {
-            let _ = io::stdout().lock().write_all(bytes);
-        }
-    }
-
-    /// Appends a line.
-    pub fn line(&self, line: &str) {
-        self.write(format!("{line}\n").as_bytes());
-    }
-}
 
 /// Which pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,19 +43,15 @@ pub struct Effects {
 /// The log of one step.
 #[derive(Debug)]
 pub struct StepLog<'a> {
-    log: &'a JobLog,
+    shown: Shown<'a>,
     state: &'a JobState,
     prefix: String,
     insecure_commands: bool,
     streams: [Pipe; 2],
-    digest: Option<DigestState>,
+    digest: Option<Digest>,
     watched: Vec<(String, bool)>,
     stop_token: Option<String>,
     echo_commands: bool,
-    head: usize,
-    buffer: Vec<u8>,
-    tail: [Vec<u8>; 2],
-    omitted: u64,
     /// What the commands in it did.
     pub effects: Effects,
 }
@@ -102,21 +60,6 @@ pub struct StepLog<'a> {
 struct Pipe {
     splitter: Splitter,
     bytes: u64,
-}
-
-#[derive(Debug)]
-struct DigestState {
-    directive: DigestDirective,
-    place: Place,
-    hash: Sha256,
-    bytes: u64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Before,
-    Between,
-    After,
 }
 
 impl<'a> StepLog<'a> {
@@ -130,7 +73,7 @@ impl<'a> StepLog<'a> {
         insecure_commands: bool,
     ) -> Self {
         Self {
-            log,
+            shown: Shown::new(log),
             state,
             prefix: prefix.to_owned(),
             insecure_commands,
@@ -139,22 +82,13 @@ impl<'a> StepLog<'a> {
             watched: Vec::new(),
             stop_token: None,
             echo_commands: false,
-            head: 0,
-            buffer: Vec::new(),
-            tail: Default::default(),
-            omitted: 0,
             effects: Effects::default(),
         }
     }
 
     /// Hashes the bytes between two lines.
     pub fn hash_between(&mut self, directive: &DigestDirective) {
-        self.digest = Some(DigestState {
-            directive: directive.clone(),
-            place: Place::Before,
-            hash: Sha256::new(),
-            bytes: 0,
-        });
+        self.digest = Some(Digest::new(directive));
     }
 
     /// Watches for a line with `text` in it; returns the text's number.
@@ -178,7 +112,7 @@ impl<'a> StepLog<'a> {
         self.take(stream, |splitter, sink| splitter.push(before, sink));
         self.skip(plain);
         self.take(stream, |splitter, sink| splitter.push(after, sink));
-        self.flush();
+        self.shown.flush();
     }
 
     /// Whole lines that nobody will look at one by one: the step's log is
@@ -191,7 +125,7 @@ impl<'a> StepLog<'a> {
             return 0..0;
         };
         let part = first + 1..last + 1;
-        let plain = self.head >= HEAD
+        let plain = self.shown.is_long()
             && self.prefix.is_empty()
             && !watched
             && !self.state.has_masks()
@@ -207,28 +141,16 @@ impl<'a> StepLog<'a> {
 
     /// Takes such lines.
     fn skip(&mut self, lines: &[u8]) {
-        if let Some(digest) = &mut self.digest
-            && digest.place == Place::Between
-        {
-            digest.add(lines);
+        if let Some(digest) = &mut self.digest {
+            digest.lines(lines);
         }
-        self.omit(lines);
-    }
-
-    /// Keeps the end of what is not shown.
-    fn omit(&mut self, bytes: &[u8]) {
-        self.omitted += bytes.len() as u64;
-        if self.tail[1].len() > TAIL {
-            self.tail.swap(0, 1);
-            self.tail[1].clear();
-        }
-        self.tail[1].extend_from_slice(bytes);
+        self.shown.omit(lines);
     }
 
     /// The pipe is at its end.
     pub fn end(&mut self, stream: Stream) {
         self.take(stream, Splitter::finish);
-        self.flush();
+        self.shown.flush();
     }
 
     fn take(
@@ -246,11 +168,8 @@ impl<'a> StepLog<'a> {
                 self.line(&String::from_utf8_lossy(text));
             }
             Piece::Rest(raw) => {
-                if let Some(digest) = &mut self.digest
-                    && digest.place == Place::Between
-                    && digest.bytes > 0
-                {
-                    digest.add(raw);
+                if let Some(digest) = &mut self.digest {
+                    digest.rest(raw);
                 }
             }
         });
@@ -260,7 +179,7 @@ impl<'a> StepLog<'a> {
     /// A line of the runner's own.
     pub fn note(&mut self, line: &str) {
         self.print(line);
-        self.flush();
+        self.shown.flush();
     }
 
     /// An error of the runner's own.
@@ -278,24 +197,12 @@ impl<'a> StepLog<'a> {
     /// Bytes and hash between the two lines, once both came.
     #[must_use]
     pub fn digest(&self) -> Option<Digested> {
-        let digest = self.digest.as_ref()?;
-        (digest.place == Place::After).then(|| Digested {
-            bytes: digest.bytes,
-            sha256: hexadecimal(digest.hash.clone()),
-        })
+        self.digest.as_ref()?.result()
     }
 
     /// Writes the kept end of a log that was too long.
     pub fn close(&mut self) {
-        if self.omitted > 0 {
-            let kept = (self.tail[0].len() + self.tail[1].len()) as u64;
-            let note = format!("[... {} bytes not shown ...]\n", self.omitted - kept);
-            self.log.write(note.as_bytes());
-            for part in std::mem::take(&mut self.tail) {
-                self.log.write(&part);
-            }
-            self.omitted = 0;
-        }
+        self.shown.close();
     }
 
     fn line(&mut self, line: &str) {
@@ -383,57 +290,16 @@ impl<'a> StepLog<'a> {
             *seen = *seen || memmem::find(line.as_bytes(), text.as_bytes()).is_some();
         }
         let line = format!("{}{line}\n", self.prefix);
-        if self.head < HEAD {
-            self.head += line.len();
-            self.buffer.extend_from_slice(line.as_bytes());
-        } else {
-            self.omit(line.as_bytes());
-        }
+        self.shown.push(line.as_bytes());
     }
-
-    fn flush(&mut self) {
-        if !self.buffer.is_empty() {
-            self.log.write(&self.buffer);
-            self.buffer.clear();
-        }
-    }
-}
-
-impl DigestState {
-    /// Whether one of the two lines may stand in these bytes.
-    fn turns_in(&self, bytes: &[u8]) -> bool {
-        let line = match self.place {
-            Place::Before => &self.directive.from,
-            Place::Between => &self.directive.to,
-            Place::After => return false,
-        };
-        memmem::find(bytes, line.as_bytes()).is_some()
-    }
-
-    fn line(&mut self, text: &[u8], raw: &[u8]) {
-        match self.place {
-            Place::Before if text == self.directive.from.as_bytes() => self.place = Place::Between,
-            Place::Between if text == self.directive.to.as_bytes() => self.place = Place::After,
-            Place::Between => self.add(raw),
-            _ => {}
-        }
-    }
-
-    fn add(&mut self, raw: &[u8]) {
-        self.hash.update(raw);
-        self.bytes += raw.len() as u64;
-    }
-}
-
-fn hexadecimal(hash: Sha256) -> String {
-    hash.finalize()
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::digest::hexadecimal;
+    use super::super::job_log::{HEAD, TAIL};
     use super::*;
+    use sha2::{Digest as _, Sha256};
     use std::fmt::Write as _;
 
     fn with_log(insecure: bool, input: &str, check: impl FnOnce(&StepLog<'_>, &str, &JobState)) {

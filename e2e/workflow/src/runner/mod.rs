@@ -3,9 +3,11 @@
 mod call;
 pub mod command;
 pub mod context;
+mod digest;
 pub mod environment;
 pub mod file_commands;
 pub mod guid;
+pub mod job_log;
 pub mod layout;
 pub mod lines;
 pub mod log;

@@ -242,7 +242,7 @@ fn drain<P: Read + AsFd>(
 #[cfg(test)]
 mod tests {
     use super::super::context::JobState;
-    use super::super::log::JobLog;
+    use super::super::job_log::JobLog;
     use super::*;
     use crate::directive::{Directives, SignalDirective, SignalName, When};
 
