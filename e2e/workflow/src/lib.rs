@@ -13,6 +13,7 @@
 //! Where the runner would throw, the driver reports a failure.
 
 pub mod action;
+pub mod attacks;
 pub mod bench;
 pub mod directive;
 pub mod expression;

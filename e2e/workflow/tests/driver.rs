@@ -2,60 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod local;
 
-use arc_hook_e2e::report::{Conclusion, Report};
+use arc_hook_e2e::report::Conclusion;
+use local::{Outcome, Runner};
 use serde_json::Value;
-
-/// A runner's directory with the fake hook in it.
-struct Runner {
-    root: tempfile::TempDir,
-}
-
-/// What came of a job.
-struct Outcome {
-    report: Report,
-    log: String,
-    calls: Vec<Value>,
-}
-
-impl Runner {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let hook = root.path().join("index.sh");
-        std::fs::write(&hook, format!("exec {}\n", fake_hook().display())).unwrap();
-        Self { root }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn run(&self, job: &str) -> Outcome {
-        std::fs::write(self.path("job.yaml"), job).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_runner-worker"))
-            .args(["--quiet", "--once"])
-            .arg(self.path("job.yaml"))
-            .arg("--root")
-            .arg(self.root.path())
-            .env("ACTIONS_RUNNER_CONTAINER_HOOKS", self.path("index.sh"))
-            .env_remove("ACTIONS_ALLOW_UNSECURE_COMMANDS")
-            .output()
-            .unwrap();
-        let report = std::fs::read_to_string(self.path("report.json"))
-            .unwrap_or_else(|_| panic!("no report: {output:?}"));
-        let calls = std::fs::read_to_string(self.path("_work/calls.jsonl")).unwrap_or_default();
-        Outcome {
-            report: serde_json::from_str(&report).unwrap(),
-            log: std::fs::read_to_string(self.path("job.log")).unwrap(),
-            calls: calls
-                .lines()
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect(),
-        }
-    }
-}
 
 impl Outcome {
     fn passed(&self) -> &Self {
@@ -69,22 +20,25 @@ impl Outcome {
     }
 
     fn commands(&self) -> Vec<&str> {
-        self.calls
-            .iter()
-            .map(|call| call["input"]["command"].as_str().unwrap())
-            .collect()
+        let calls = self.report.calls.iter();
+        calls.map(|call| call.command.as_str()).collect()
     }
 }
 
-fn fake_hook() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    profile.join("examples/fake-hook")
+fn runner() -> Runner {
+    Runner::with("fake-hook")
+}
+
+/// What the hook was called with.
+fn inputs(runner: &Runner) -> Vec<Value> {
+    let calls = std::fs::read_to_string(runner.root().join("_work/calls.jsonl")).unwrap();
+    let calls = calls.lines().map(serde_json::from_str);
+    calls.collect::<Result<_, _>>().unwrap()
 }
 
 #[test]
 fn a_job_runs_from_prepare_to_cleanup() {
-    let runner = Runner::new();
+    let runner = runner();
     let outcome = runner.run(include_str!("whole.yaml"));
     outcome.passed();
     assert_eq!(
@@ -109,10 +63,11 @@ fn a_job_runs_from_prepare_to_cleanup() {
         (Conclusion::Failure, Conclusion::Success)
     );
 
-    let prepare = &outcome.calls[0];
+    let calls = inputs(&runner);
+    let prepare = &calls[0];
     assert!(prepare["input"]["state"].is_null());
     assert!(prepare["env"]["LEVEL"].is_null() && prepare["env"]["GITHUB_OUTPUT"].is_null());
-    let script = &outcome.calls[2]["input"];
+    let script = &calls[2]["input"];
     assert_eq!(script["state"]["calls"], 1);
     let env = &script["args"]["environmentVariables"];
     assert_eq!(env["GITHUB_WORKSPACE"], "/__w/demo/demo");
@@ -123,7 +78,7 @@ fn a_job_runs_from_prepare_to_cleanup() {
             .starts_with("/__w/_temp/_runner")
     );
     assert!(env["HOME"].is_null());
-    let after_path = &outcome.calls[3];
+    let after_path = &calls[3];
     assert_eq!(after_path["input"]["args"]["prependPath"][0], "/opt/tool");
     assert!(
         after_path["env"]["PATH"]
@@ -131,17 +86,17 @@ fn a_job_runs_from_prepare_to_cleanup() {
             .unwrap()
             .starts_with("/opt/tool:")
     );
-    let container = &outcome.calls[5]["input"]["args"];
+    let container = &calls[5]["input"]["args"];
     assert_eq!(container["entryPoint"], "/bin/x");
     assert_eq!(
         container["entryPointArgs"],
         serde_json::json!(["a", "'b", "c'"])
     );
     assert_eq!(container["environmentVariables"]["HOME"], "/github/home");
-    let cleanup = outcome.calls.last().unwrap();
+    let cleanup = calls.last().unwrap();
     assert!(!cleanup["env"]["GITHUB_OUTPUT"].is_null());
     assert!(
-        std::fs::read_dir(runner.path("_work/_temp"))
+        std::fs::read_dir(runner.root().join("_work/_temp"))
             .unwrap()
             .next()
             .is_none()
@@ -150,7 +105,7 @@ fn a_job_runs_from_prepare_to_cleanup() {
 
 #[test]
 fn what_is_not_as_expected_is_reported() {
-    let outcome = Runner::new().run(
+    let outcome = runner().run(
         "
 name: wrong
 container: {image: alpine}
@@ -169,8 +124,8 @@ steps:
 
 #[test]
 fn a_response_that_would_throw_fails_the_job() {
-    let runner = Runner::new();
-    std::fs::write(runner.path("index.sh"), "exit 0\n").unwrap();
+    let runner = runner();
+    std::fs::write(runner.beside("index.sh"), "exit 0\n").unwrap();
     let outcome = runner.run("{name: x, container: {image: a}, steps: [{run: 'true'}]}");
     let failures = outcome.report.failures.join("\n");
     assert!(failures.contains("the runner would throw"), "{failures}");
@@ -178,47 +133,8 @@ fn a_response_that_would_throw_fails_the_job() {
 }
 
 #[test]
-fn a_bash_that_the_job_planted_is_found_first() {
-    let runner = Runner::new();
-    let outcome = runner.run(
-        "
-name: hijack
-container: {image: alpine}
-steps:
-- run: |
-    mkdir -p $RUNNER_TEMP/bin
-    printf '#!/bin/sh\\necho HIJACKED\\nexit 9\\n' > $RUNNER_TEMP/bin/bash
-    chmod +x $RUNNER_TEMP/bin/bash
-    echo $RUNNER_TEMP/bin >> $GITHUB_PATH
-- run: echo real
-  driver: {exit: 9, expect: [HIJACKED], forbid: [real]}
-driver: {conclusion: failure, cleanup-job: {exit: 9}}
-",
-    );
-    outcome.passed();
-}
-
-/// The attack that a hook must keep from the runner: this one does nothing against it.
-#[test]
-fn a_link_that_the_job_planted_is_read_through() {
-    let runner = Runner::new();
-    std::fs::write(runner.path("secret"), "LEAK=the runner's secret\n").unwrap();
-    let outcome = runner.run(
-        "
-name: leak
-container: {image: alpine}
-steps:
-- run: ln -sf $RUNNER_TEMP/../../secret $GITHUB_ENV
-- run: echo It is $LEAK
-  driver: {expect: [It is the runner's secret]}
-",
-    );
-    outcome.passed();
-}
-
-#[test]
 fn background_steps_run_beside_each_other() {
-    let outcome = Runner::new().run(
+    let outcome = runner().run(
         "
 name: background
 container: {image: alpine}
@@ -234,7 +150,7 @@ steps:
 
 #[test]
 fn a_cancelled_step_gets_signals_and_its_outputs_count() {
-    let outcome = Runner::new().run(
+    let outcome = runner().run(
         r"
 name: cancel
 container: {image: alpine}
@@ -260,6 +176,26 @@ driver: {conclusion: cancelled}
 
 #[test]
 fn a_broken_job_file_is_a_failure_with_a_report() {
-    let outcome = Runner::new().run("name: [");
+    let outcome = runner().run("name: [");
     assert!(outcome.report.failures[0].contains("failed to parse"));
+}
+
+#[test]
+fn a_runner_that_requires_a_container_refuses_a_job_without_one() {
+    let job = "
+name: refused
+steps: [{run: echo never, if: always()}]
+driver: {conclusion: failure}
+";
+    let required = runner().variable("ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER", "true");
+    let outcome = required.run(job);
+    outcome.passed();
+    assert!(outcome.commands().is_empty());
+    assert!(
+        outcome
+            .log
+            .contains("Jobs without a job container are forbidden"),
+        "{}",
+        outcome.log
+    );
 }

@@ -15,8 +15,8 @@ use super::call::{Called, HookCall, milliseconds};
 use super::context::JobState;
 use super::environment;
 use super::guid::guid;
-use super::layout::Layout;
 use super::job_log::JobLog;
+use super::layout::Layout;
 use super::log::StepLog;
 use super::orphans;
 use super::request::{HookContainer, PrepareJob};
@@ -29,6 +29,8 @@ use crate::report::{Conclusion, Report};
 
 /// Where the runner finds the hook.
 const HOOK_VARIABLE: &str = "ACTIONS_RUNNER_CONTAINER_HOOKS";
+/// `true` in Kubernetes mode: jobs without a container are refused.
+const CONTAINER_VARIABLE: &str = "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER";
 /// How long a step waits for what its `wait-for` names.
 const WAIT_FOR: Duration = Duration::from_mins(1);
 
@@ -86,18 +88,15 @@ impl<'a> Worker<'a> {
     /// Runs the job.
     pub fn run(self) -> Report {
         let start = Instant::now();
-        let has_containers = self.job.container.is_some() || !self.job.services.is_empty();
-        match self.units() {
-            Ok(units) => {
-                if has_containers {
-                    self.prepare_job();
-                }
-                self.run_units(&units);
-            }
-            Err(error) => self.fail(format!("{error:#}")),
-        }
-        if has_containers && !self.job.driver.skip_cleanup {
-            self.cleanup_job();
+        if self.job.container.is_none() && requires_container() {
+            // "Set up job" fails, and with it the job: no step runs, and no hook.
+            self.log.line(
+                "##[error]Jobs without a job container are forbidden on this runner, please add a \
+                 'container:' to your job or contact your self-hosted runner administrator.",
+            );
+            self.state.memory().failed = true;
+        } else {
+            self.run_hooks();
         }
         for pid in orphans::find(&self.tracking_id) {
             self.fail(format!(
@@ -126,6 +125,22 @@ impl<'a> Worker<'a> {
         report.conclusion = conclusion;
         report.wall_ms = milliseconds(start.elapsed());
         report
+    }
+
+    fn run_hooks(&self) {
+        let has_containers = self.job.container.is_some() || !self.job.services.is_empty();
+        match self.units() {
+            Ok(units) => {
+                if has_containers {
+                    self.prepare_job();
+                }
+                self.run_units(&units);
+            }
+            Err(error) => self.fail(format!("{error:#}")),
+        }
+        if has_containers && !self.job.driver.skip_cleanup {
+            self.cleanup_job();
+        }
     }
 
     pub(super) fn report(&self) -> MutexGuard<'_, Report> {
@@ -311,4 +326,13 @@ impl<'a> Worker<'a> {
             "[2026-01-01 00:00:00Z INFO StepsRunner] Current state: job state = '{state}'"
         );
     }
+}
+
+/// As the runner's `StringUtil.ConvertToBoolean` reads it.
+fn requires_container() -> bool {
+    std::env::var(CONTAINER_VARIABLE).is_ok_and(|value| {
+        ["1", "true", "$true"]
+            .iter()
+            .any(|yes| value.eq_ignore_ascii_case(yes))
+    })
 }

@@ -9,8 +9,21 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
 
 use super::{Acting, Stage};
+use crate::attacks::{Attack, Origin, Table};
 use crate::harness::runner::{Options, Runner};
 use crate::runner::guid::guid;
+
+/// None of the attacks that a hook would let through which trusts the job leads anywhere, be it
+/// from a step, from a process that one left behind, from a container action or from a service.
+pub fn contained(stage: Arc<Stage>, origin: Origin) -> Acting {
+    Box::pin(async move {
+        let table = Table::read()?;
+        let attacks: Vec<&Attack> = table.attacks_from(origin).collect();
+        let job = table.job(origin, &attacks).to_string();
+        stage.run_job(&job, &Options::default()).await?;
+        Ok(())
+    })
+}
 
 /// A state that names another's pod neither runs steps there nor deletes it.
 pub fn forged_state(stage: Arc<Stage>) -> Acting {
@@ -25,24 +38,8 @@ pub fn forged_state(stage: Arc<Stage>) -> Acting {
             },
         }))?;
         pods.create(&PostParams::default(), &pod).await?;
-        let forged = json!({
-            "jobPod": victim, "pod": victim, "jobPodName": victim, "name": victim,
-            "nonce": "../../../../home/runner", "namespace": "kube-system",
-            "isAlpine": true, "containerPorts": {}, "secrets": [victim],
-        });
-        let job = json!({
-            "name": "A forged state",
-            "container": {"image": "alpine:latest"},
-            "steps": [
-                {"name": "runs where it should", "run": "hostname",
-                 "driver": {"state": forged, "expect": ["-workflow"], "forbid": [victim]}},
-                {"name": "so does an action", "uses": "docker://alpine:latest",
-                 "with": {"entrypoint": "/bin/hostname"},
-                 "driver": {"state": forged, "expect": ["-step-"], "forbid": [victim]}},
-            ],
-            "driver": {"cleanup-job": {"state": forged}},
-        });
-        let result = stage.run_job(&job.to_string(), &Options::default()).await;
+        let job = stage.read("forged-state.yaml")?.replace("VICTIM", &victim);
+        let result = stage.run_job(&job, &Options::default()).await;
         let found = pods.get_opt(&victim).await?;
         let now = DeleteParams::default().grace_period(0);
         let _ = pods.delete(&victim, &now).await;
@@ -58,29 +55,9 @@ pub fn forged_state(stage: Arc<Stage>) -> Acting {
 pub fn planted_secrets(stage: Arc<Stage>) -> Acting {
     Box::pin(async move {
         let planted = format!("PLANTED-{}", guid());
-        let value = |place: &str| format!("{planted}-{place}");
-        let wait = "echo waiting; until [ -e go ]; do sleep 0.1; done; rm go";
-        let job = json!({
-            "name": "Planted secrets",
-            "env": {"JOB_SECRET": value("job")},
-            "container": {"image": "alpine:latest", "env": {"CONTAINER_SECRET": value("container")}},
-            "services": {"cache": {"image": "redis:latest", "env": {"SERVICE_SECRET": value("service")}}},
-            "steps": [
-                {"name": "has them", "run": format!(
-                    "case $JOB_SECRET in *-job) ;; *) exit 1 ;; esac\n\
-                     case $CONTAINER_SECRET in *-container) ;; *) exit 1 ;; esac\n\
-                     tr '\\0' '\\n' < /proc/1/environ | grep PLANTED && exit 2\n\
-                     tr '\\0' ' ' < /proc/1/cmdline | grep PLANTED && exit 3\n\
-                     {wait}")},
-                {"name": "an action has one", "uses": "docker://alpine:latest",
-                 "env": {"ACTION_SECRET": value("action")},
-                 "with": {"entrypoint": "/bin/sh",
-                          "args": format!("-c \"case $ACTION_SECRET in *-action) ;; *) exit 1 ;; esac; echo in the action; {wait}\"")}},
-                {"name": "and one without an entry point", "uses": "docker://scratch-step:latest",
-                 "env": {"ACTION_SECRET": value("plain")},
-                 "with": {"args": "--env ACTION_SECRET --out in-the-plain-action --sleep 3"}},
-            ],
-        });
+        let job = stage
+            .read("planted-secrets.yaml")?
+            .replace("PLANTED", &planted);
         let looks = async |runner: &Runner| {
             let go = runner.path("/home/runner/_work/demo/demo/go");
             runner.await_log("waiting").await?;
@@ -92,9 +69,7 @@ pub fn planted_secrets(stage: Arc<Stage>) -> Acting {
             runner.await_log("in-the-plain-action").await?;
             search(&stage, runner, &planted).await
         };
-        stage
-            .run_beside(&job.to_string(), &Options::default(), looks)
-            .await?;
+        stage.run_beside(&job, &Options::default(), looks).await?;
         Ok(())
     })
 }

@@ -213,3 +213,18 @@ fn hexadecimal(bytes: &[u8]) -> String {
         .iter()
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
+
+/// A job that has neither a container nor services, on a runner that takes such jobs.
+pub fn without_container(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        // The chart's default, `true`, refuses it before any hook is called.
+        let variable = ("ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER", "false");
+        let options = Options {
+            variables: vec![(variable.0.to_owned(), variable.1.to_owned())],
+            ..Options::default()
+        };
+        let job = stage.read("no-container.yaml")?;
+        stage.run_job(&job, &options).await?;
+        Ok(())
+    })
+}

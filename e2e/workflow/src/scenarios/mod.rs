@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use crate::attacks::Origin;
 use crate::harness::cluster::Cluster;
 use crate::harness::runner::{Options, Outcome, Runner};
 
@@ -163,50 +164,48 @@ pub fn judge(outcome: &Outcome) -> anyhow::Result<()> {
     bail!("{}", outcome.report.failures.join("\n"))
 }
 
+/// Scenarios that are a file of `e2e/jobs/`.
+const JOBS: [(&str, &str); 11] = [
+    (
+        "exit codes and signals of steps come through",
+        "exit-codes.yaml",
+    ),
+    (
+        "output arrives whole, in order, with its commands",
+        "output.yaml",
+    ),
+    (
+        "file commands of passing, failing and cancelled steps count",
+        "file-commands.yaml",
+    ),
+    ("ten background steps run at once", "background.yaml"),
+    (
+        "a daemon left behind by a step lives on and holds nothing up",
+        "daemon.yaml",
+    ),
+    ("an image without a shell runs steps", "scratch.yaml"),
+    (
+        "JavaScript and container actions run as the job's user",
+        "actions.yaml",
+    ),
+    ("a redis service is reachable", "redis.yaml"),
+    (
+        "a hook that is killed takes its step with it",
+        "killed-hook.yaml",
+    ),
+    (
+        "a bash planted for the runner is never run",
+        "path-attacks.yaml",
+    ),
+    (
+        "links, FIFOs and directories lead nowhere",
+        "file-attacks.yaml",
+    ),
+];
+
 /// All scenarios, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    const JOBS: [(&str, &str); 12] = [
-        (
-            "exit codes and signals of steps come through",
-            "exit-codes.yaml",
-        ),
-        (
-            "output arrives whole, in order, with its commands",
-            "output.yaml",
-        ),
-        (
-            "file commands of passing, failing and cancelled steps count",
-            "file-commands.yaml",
-        ),
-        ("ten background steps run at once", "background.yaml"),
-        (
-            "a daemon left behind by a step lives on and holds nothing up",
-            "daemon.yaml",
-        ),
-        ("an image without a shell runs steps", "scratch.yaml"),
-        (
-            "JavaScript and container actions run as the job's user",
-            "actions.yaml",
-        ),
-        ("a redis service is reachable", "redis.yaml"),
-        (
-            "a hook that is killed takes its step with it",
-            "killed-hook.yaml",
-        ),
-        (
-            "a bash planted for the runner is never run",
-            "path-attacks.yaml",
-        ),
-        (
-            "links, FIFOs and directories lead nowhere",
-            "file-attacks.yaml",
-        ),
-        (
-            "a job without a container runs a container action",
-            "no-container.yaml",
-        ),
-    ];
     let mut all: Vec<Scenario> = JOBS
         .into_iter()
         .map(|(name, file)| Scenario::job(name, file))
@@ -224,6 +223,23 @@ pub fn all() -> Vec<Scenario> {
             .within(Duration::from_mins(4)),
         Scenario::code("a full work volume is a clear failure", limits::full_volume)
             .within(Duration::from_mins(4)),
+        Scenario::code(
+            "a job without a container runs a container action",
+            limits::without_container,
+        ),
+        Scenario::code("attacks of a step lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Job)
+        }),
+        Scenario::code("attacks of a process left behind lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Background)
+        }),
+        Scenario::code("attacks of a container action lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Action)
+        })
+        .within(Duration::from_mins(4)),
+        Scenario::code("attacks of a service lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Service)
+        }),
         Scenario::code("a forged state leads nowhere", attacks::forged_state),
         Scenario::code("planted secrets stand in no pod", attacks::planted_secrets),
         Scenario::code(
