@@ -1,10 +1,13 @@
 //! The command line: nothing for the runner, verbs for pods and people.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::admin::completions::Completions;
 use crate::admin::doctor::Doctor;
+use crate::admin::man::Manual;
 use crate::admin::rbac::Rbac;
 use crate::admin::render::Render;
 use crate::hook;
@@ -25,6 +28,8 @@ enum Verb {
     Doctor(Box<Doctor>),
     Render(Box<Render>),
     Rbac(Box<Rbac>),
+    Completions(Completions),
+    Man(Manual),
     /// Runs as PID 1 of a job's container and starts its steps
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -42,7 +47,7 @@ enum Verb {
 /// Runs the process: the error, if any, is printed once, here.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().verb {
+    match parse().verb {
         None => match hook::run() {
             Ok(code) => ExitCode::from(code),
             Err(error) => {
@@ -53,6 +58,8 @@ pub fn main() -> ExitCode {
         Some(Verb::Render(render)) => plainly(render.run()),
         Some(Verb::Doctor(doctor)) => coded(doctor.run()),
         Some(Verb::Rbac(rbac)) => coded(rbac.run()),
+        Some(Verb::Completions(completions)) => plainly(completions.run(documented())),
+        Some(Verb::Man(manual)) => plainly(manual.run(documented())),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Init(init)) => plainly(init.run()),
@@ -61,6 +68,39 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Reads the command line. Under the name `kubectl-arc_hook` it is a plug-in of kubectl, `kubectl
+/// arc-hook`, where nobody brings a request of the runner.
+fn parse() -> Cli {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let called = Path::new(&called).file_name().unwrap_or_default();
+    if !called.as_encoded_bytes().starts_with(b"kubectl-") {
+        return Cli::parse();
+    }
+    let command = Cli::command()
+        .bin_name("kubectl arc-hook")
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// The command line as people are told of it.
+fn documented() -> Command {
+    let whole = Cli::command();
+    let verbs: Vec<Command> = whole
+        .get_subcommands()
+        .filter(|verb| !verb.is_hide_set())
+        .cloned()
+        .collect();
+    let about = whole.get_about().cloned().unwrap_or_default();
+    let long_about = whole.get_long_about().cloned().unwrap_or_default();
+    Command::new("arc-hook")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .long_about(long_about)
+        .disable_help_subcommand(true)
+        .subcommands(verbs)
 }
 
 fn plainly(result: anyhow::Result<()>) -> ExitCode {

@@ -1,7 +1,9 @@
 //! Verbs for people, one file each.
 
 pub mod access;
+pub mod completions;
 pub mod doctor;
+pub mod man;
 pub mod rbac;
 pub mod render;
 pub mod rights;

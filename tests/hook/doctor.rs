@@ -20,7 +20,7 @@ fn doctor(runner: &Runner, arguments: &[&str]) -> Output {
 }
 
 /// A cluster in which everything of hook-templates/ was applied, and one runner pod.
-fn installed() -> Runner {
+pub fn installed() -> Runner {
     let runner = Runner::outside_a_pod();
     let put = |resource: &str, object: Value| runner.api.put(resource, object);
     let shipped = |file: &str| -> Vec<Value> {

@@ -9,6 +9,7 @@ mod failures;
 mod fake_api;
 mod fake_cluster;
 mod jobs;
+mod manual;
 mod rbac;
 mod render;
 mod requests;
