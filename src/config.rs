@@ -164,6 +164,8 @@ pub struct Config {
     /// `ARC_HOOK_LOG`: targets and levels, as `arc_hook=debug,kube_client=warn`; `debug` of this
     /// program when only `RUNNER_DEBUG` is `1`.
     pub log: Option<String>,
+    /// `ARC_HOOK_METRICS_FILE`: where calls are summed up for Prometheus.
+    pub metrics: Option<PathBuf>,
     /// `ACTIONS_ALLOW_UNSECURE_COMMANDS` is true for the whole runner.
     pub allow_unsecure_commands: bool,
     /// Values that were understood only in part; printed by every command.
@@ -235,6 +237,14 @@ impl Config {
                 _ => None,
             },
         )?;
+        let metrics = path("ARC_HOOK_METRICS_FILE");
+        if let Some(file) = metrics.iter().find(|file| file.starts_with(&paths.work)) {
+            return Err(ConfigError::Malformed {
+                name: "ARC_HOOK_METRICS_FILE",
+                value: file.display().to_string(),
+                remedy: "it must lie outside the work directory, where no job can write",
+            });
+        }
         let event = path("GITHUB_EVENT_PATH")
             .unwrap_or_else(|| paths.temp.join("_github_workflow/event.json"));
         let file_commands = FileCommands {
@@ -266,6 +276,7 @@ impl Config {
             log: get("ARC_HOOK_LOG").or_else(|| {
                 (get("RUNNER_DEBUG").as_deref() == Some("1")).then(|| "arc_hook=debug".to_owned())
             }),
+            metrics,
             allow_unsecure_commands: get("ACTIONS_ALLOW_UNSECURE_COMMANDS")
                 .is_some_and(|value| is_true(&value)),
             warnings,
@@ -330,6 +341,7 @@ mod tests {
             ("ARC_HOOK_WORK", "fast"),
             ("ARC_HOOK_AFFINITY", "yes"),
             ("ARC_HOOK_STATE", "/home/runner/_work/state"),
+            ("ARC_HOOK_METRICS_FILE", "/home/runner/_work/a.prom"),
         ] {
             let message = read(&[(name, value)]).unwrap_err().to_string();
             assert!(message.contains(&format!("`{name}`")), "{message}");

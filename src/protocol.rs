@@ -41,6 +41,19 @@ pub enum Command {
     CleanupJob,
 }
 
+impl Command {
+    /// The runner's name for it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PrepareJob(_) => "prepare_job",
+            Self::RunScriptStep(_) => "run_script_step",
+            Self::RunContainerStep(_) => "run_container_step",
+            Self::CleanupJob => "cleanup_job",
+        }
+    }
+}
+
 /// Arguments of `prepare_job`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -30,10 +30,12 @@ pub fn run(config: &Config) -> u8 {
     if let Err(error) = remove_from_cluster(config, job.as_ref()) {
         output::warning(&format!("{error:#}; what is left goes with the runner pod"));
     }
+    tracing::debug!(phase = "cluster cleaned");
     if let Err(error) = memory.remove() {
         output::warning(&format!("{error:#}"));
     }
     remove_tree(config);
+    tracing::debug!(phase = "directories removed");
     0
 }
 
@@ -50,6 +52,10 @@ fn remove_from_cluster(config: &Config, job: Option<&JobRecord>) -> anyhow::Resu
         sweep(config, job);
     }
     api.run(leftovers.delete(&cluster))?;
+    let (pods, secrets) = leftovers.counts();
+    if pods + secrets > 0 {
+        output::line(&format!("Removed: pods {pods}, secrets {secrets}"));
+    }
     Ok(())
 }
 

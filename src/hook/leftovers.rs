@@ -40,6 +40,12 @@ impl Leftovers {
         Ok(Self { pods, secrets })
     }
 
+    /// How many pods and secrets these are.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.pods.len(), self.secrets.len())
+    }
+
     /// Whether the pod of that name runs and is not about to go.
     #[must_use]
     pub fn has_running(&self, name: &str) -> bool {

@@ -7,6 +7,7 @@ pub mod hint;
 pub mod init;
 pub mod leftovers;
 pub mod liveness;
+pub mod metrics;
 pub mod output;
 mod passwd;
 pub mod prepare_job;
@@ -21,9 +22,12 @@ pub mod trace;
 pub mod unwrapped;
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use self::metrics::{Call, Outcome};
+use self::trace::Phases;
 use crate::config::Config;
 use crate::protocol::{Command, Request, RequestError};
 use crate::spool::signals::Signals;
@@ -47,19 +51,62 @@ pub fn run() -> anyhow::Result<u8> {
     let request = Request::parse(&String::from_utf8_lossy(&input))?;
     drop(input);
     let config = Config::from_process()?;
-    if let Some(filter) = &config.log {
-        trace::start(filter);
-    }
+    let phases = (config.log.is_some() || config.metrics.is_some())
+        .then(|| trace::start(config.log.as_deref()));
     for warning in &config.warnings {
         output::warning(warning);
     }
+    let command = request.command.name();
+    let begin = Instant::now();
+    let ended = obey(&config, request, &signals);
+    if let Some(phases) = phases {
+        report(&config, command, begin.elapsed(), &ended, &signals, &phases);
+    }
+    ended
+}
+
+fn obey(config: &Config, request: Request, signals: &Signals) -> anyhow::Result<u8> {
     match request.command {
         Command::PrepareJob(job) => {
             let response = request.response_file.as_deref();
-            prepare_job::run(&config, &job, response, &signals)
+            prepare_job::run(config, &job, response, signals)
         }
-        Command::RunScriptStep(step) => run_script_step::run(&config, step, &signals),
-        Command::RunContainerStep(action) => run_container_step::run(&config, &action, &signals),
-        Command::CleanupJob => Ok(cleanup_job::run(&config)),
+        Command::RunScriptStep(step) => run_script_step::run(config, step, signals),
+        Command::RunContainerStep(action) => run_container_step::run(config, &action, signals),
+        Command::CleanupJob => Ok(cleanup_job::run(config)),
+    }
+}
+
+/// What the command took, for whoever asked.
+fn report(
+    config: &Config,
+    command: &'static str,
+    took: Duration,
+    ended: &anyhow::Result<u8>,
+    signals: &Signals,
+    phases: &Phases,
+) {
+    if config.log.is_some() {
+        phases.show(command, took);
+    }
+    let Some(path) = &config.metrics else {
+        return;
+    };
+    let outcome = match ended {
+        _ if signals.received().is_some() => Outcome::Cancelled,
+        Ok(0) => Outcome::Success,
+        Ok(_) => Outcome::Failure,
+        Err(_) => Outcome::Error,
+    };
+    let phases = &phases.ended();
+    let call = Call {
+        command,
+        outcome,
+        took,
+        phases,
+    };
+    if let Err(error) = metrics::add(path, &call) {
+        // It must not fail a step.
+        output::warning(&format!("{error:#}"));
     }
 }

@@ -50,6 +50,16 @@ pub fn debug(message: &str) {
     print(&format!("::debug::{}", escape(message)));
 }
 
+/// Begins a group of lines that the runner folds.
+pub fn group(title: &str) {
+    print(&format!("::group::{}", escape(title)));
+}
+
+/// Ends it.
+pub fn end_group() {
+    print("::endgroup::");
+}
+
 /// Text from elsewhere, every line behind a prefix that no command can begin with.
 pub fn quoted(prefix: &str, text: &str) {
     for part in text.split(['\n', '\r']).filter(|part| !part.is_empty()) {

@@ -122,11 +122,12 @@ impl Preparation<'_> {
         );
         let around = around?;
         leftovers?.replace(self.cluster).await?;
+        tracing::debug!(phase = "surroundings read");
         let plan = pod::job(&around.inputs(self.nonce), self.request)?;
         for warning in &plan.warnings {
             output::warning(warning);
         }
-        tracing::debug!(elapsed = ?begin.elapsed(), "pod planned");
+        tracing::debug!(phase = "pod planned");
         self.forget_earlier()?;
         let tree = around.make_tree(&plan, self.nonce, None)?;
         let mut record = JobRecord {
@@ -146,16 +147,16 @@ impl Preparation<'_> {
         self.create(&plan)
             .await
             .map_err(|error| around.blame(&plan, error))?;
-        tracing::debug!(elapsed = ?begin.elapsed(), pod = plan.name, "pod created");
+        tracing::debug!(phase = "pod created", pod = plan.name);
         self.copy_externals(&tree)?;
         let (ready, pod) = self.wait(&plan, &tree).await?;
-        tracing::debug!(elapsed = ?begin.elapsed(), ?ready, "pod ready");
+        tracing::debug!(phase = "pod ready", ?ready);
         check_user(&plan, &ready, around.identity.uid)?;
         record.user = Some((ready.uid, ready.gid));
         record.forced_user = forced_user(&plan, self.template, &ready);
         record.address = pod.and_then(|pod| pod.status?.pod_ip);
         self.memory.save(&record)?;
-        tell(&plan, around.runner.as_ref(), &ready);
+        tell(&plan, around.runner.as_ref(), &ready, begin.elapsed());
         Ok(answer(&plan, &ready))
     }
 
@@ -331,8 +332,8 @@ fn check_user(plan: &Plan, ready: &Ready, own: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line each for user and work volume.
-fn tell(plan: &Plan, runner: Option<&RunnerPod>, ready: &Ready) {
+/// One line each for user, work volume and time.
+fn tell(plan: &Plan, runner: Option<&RunnerPod>, ready: &Ready, took: Duration) {
     let whose = match plan.user {
         User::Runner(_) => "the runner's",
         User::Image => "the image's",
@@ -353,6 +354,7 @@ fn tell(plan: &Plan, runner: Option<&RunnerPod>, ready: &Ready) {
         "Work volume: shared between runner and pod `{}`{node}",
         plan.name
     ));
+    output::line(&format!("Ready after {:.1} s", took.as_secs_f64()));
 }
 
 fn answer(plan: &Plan, ready: &Ready) -> Response {

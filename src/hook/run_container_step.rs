@@ -63,6 +63,7 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
     for warning in &plan.warnings {
         output::warning(warning);
     }
+    tracing::debug!(phase = "pod planned");
     let memory = match &job {
         Some(_) => job_memory,
         None => Memory::of(&config.paths.state, &plan.name),
@@ -171,12 +172,16 @@ impl Action<'_> {
         let spool = own.spool()?;
         let started = self.api.run_unless_signalled(signals, async {
             self.create().await?;
+            tracing::debug!(phase = "pod created");
             let mut wait = self.wait(false);
-            wait.until(|_| {
-                let ready = client::ready(&spool, self.nonce)?;
-                Ok(ready.map_or(Progress::None, Progress::Arrived))
-            })
-            .await
+            let ready = wait
+                .until(|_| {
+                    let ready = client::ready(&spool, self.nonce)?;
+                    Ok(ready.map_or(Progress::None, Progress::Arrived))
+                })
+                .await;
+            tracing::debug!(phase = "pod ready");
+            ready
         });
         let ready = match started {
             Ended::Signal(signal) => return Ok(128 + signal),
@@ -213,6 +218,7 @@ impl Action<'_> {
         let mut program = Unwrapped::new(cluster, &self.plan.name);
         let ended = self.api.run_unless_signalled(signals, async {
             self.create().await?;
+            tracing::debug!(phase = "pod created");
             let mut wait = self.wait(true);
             wait.until(|pod| {
                 let started =
@@ -224,6 +230,7 @@ impl Action<'_> {
                 })
             })
             .await?;
+            tracing::debug!(phase = "pod ready");
             program.follow(&mut log).await
         });
         let ended = match ended {
@@ -233,8 +240,10 @@ impl Action<'_> {
                 Ok(128 + signal)
             }
         };
+        tracing::debug!(phase = "step ended");
         let commands = log.finish();
         let entries = crossing.copy_out();
+        tracing::debug!(phase = "files copied out");
         let code = ended?;
         if signals.received().is_none() {
             tail.tell(forced_user, code);
@@ -282,6 +291,7 @@ impl Action<'_> {
         if !matches!(removed, Ok(Ok(()))) {
             output::debug("the action's pod could not be deleted; `cleanup_job` will");
         }
+        tracing::debug!(phase = "cluster cleaned");
         if let Err(error) = JobTree::remove(&self.config.paths, self.nonce) {
             output::debug(&format!("{error}; `cleanup_job` tries again"));
         }

@@ -1,7 +1,6 @@
 //! One step through the spool, whichever pod runs it: files in, request over, log out, files back.
 
 use std::io;
-use std::time::Instant;
 
 use anyhow::Context as _;
 
@@ -37,9 +36,8 @@ pub struct StepRun<'a> {
 impl StepRun<'_> {
     /// Runs the step and returns its exit code. File commands reach the runner however it ends.
     pub fn run(self, signals: &Signals, liveness: &mut dyn Liveness) -> anyhow::Result<u8> {
-        let begin = Instant::now();
         let files = StepFiles::copy_in(self.config, self.memory, self.files, &self.request.argv)?;
-        tracing::debug!(elapsed = ?begin.elapsed(), "files of the step copied in");
+        tracing::debug!(phase = "files copied in");
         let allowed = allows_unsecure_commands(self.config, &self.request.environment);
         let mut tail = Tail::new(stdout()?);
         let mut log = StepLog::new(&mut tail, allowed);
@@ -55,10 +53,10 @@ impl StepRun<'_> {
         {
             ended = Err(StepError::Dead(liveness.why_ended()));
         }
-        tracing::debug!(elapsed = ?begin.elapsed(), ?ended, "step ended");
+        tracing::debug!(phase = "step ended", ?ended, "step ended");
         let commands = log.finish();
         let entries = files.copy_out();
-        tracing::debug!(elapsed = ?begin.elapsed(), "file commands copied out");
+        tracing::debug!(phase = "files copied out");
         let code = exit_code(ended, signals)?;
         if signals.received().is_none() {
             tail.tell(self.forced_user, code);

@@ -52,7 +52,12 @@ fn a_job_runs_from_preparation_to_clean_up() {
     );
 
     let cleaned = runner.call("cleanup_job", &json!({}));
-    assert_eq!((cleaned.code, cleaned.log.as_str()), (0, ""), "{cleaned:?}");
+    let told = "Removed: pods 1, secrets 0\n";
+    assert_eq!(
+        (cleaned.code, cleaned.log.as_str()),
+        (0, told),
+        "{cleaned:?}"
+    );
     assert_eq!(runner.api.names("pods"), [RUNNER]);
     assert_eq!(runner.api.names("secrets"), Vec::<String>::new());
     assert!(runner.trees().is_empty());

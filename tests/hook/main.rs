@@ -10,6 +10,7 @@ mod fake_api;
 mod fake_cluster;
 mod jobs;
 mod manual;
+mod metrics;
 mod rbac;
 mod render;
 mod requests;
