@@ -78,6 +78,8 @@ fn plain(text: &str) -> String {
 
 fn escape(message: &str) -> String {
     message
+        // An explanation quotes what containers said.
+        .replace("##[", "## [")
         .replace('%', "%25")
         .replace('\r', "%0D")
         .replace('\n', "%0A")
@@ -105,5 +107,6 @@ mod tests {
     #[test]
     fn an_annotation_stays_on_one_line() {
         assert_eq!(escape("50 %\r\nof it"), "50 %25%0D%0Aof it");
+        assert_eq!(escape("it said ##[add-path]/x"), "it said ## [add-path]/x");
     }
 }
