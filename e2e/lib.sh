@@ -31,6 +31,8 @@ TEST_BIN=$REPO_DIR/target/x86_64-unknown-linux-musl/debug
   AUDIT_LOG=$LOG/audit.log # requests of the runners' namespace, as JSON lines
   CONTAINERD_SOCKET=$STATE/containerd/containerd.sock
   REGISTRY=127.0.0.1:5000
+  # The same images for those who know the password; harness/private.rs says the same.
+  PRIVATE_PORTS=(5001 5002 5003)
   NODE_NAME=node-1
   NODE_IP=10.244.0.1
   BRIDGE=arc-hook0

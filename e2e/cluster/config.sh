@@ -75,17 +75,42 @@ http: {addr: $REGISTRY}
 YAML
 }
 
-# Ordinary image names resolve to the local registry.
-write_registry_hosts() {
-  local dir=$STATE/containerd/certs.d host
-  for host in docker.io ghcr.io "$REGISTRY"; do
-    mkdir -p "$dir/$host"
-    cat >"$dir/$host/hosts.toml" <<TOML
-server = "http://$REGISTRY"
+# write_private_registry PORT: a view of the same images with a user of its own, whose
+# password does for no other.
+write_private_registry() {
+  local file=$STATE/registry-$1.yml users=$STATE/registry-$1.htpasswd
+  # shellcheck disable=SC2016
+  perl -e 'printf "%s:%s\n", $ARGV[0], crypt($ARGV[1], q($2b$04$arc.hook.e2e.registry.))' \
+    "user-$1" "password-of-$1" >"$users"
+  cat >"$file" <<YAML
+version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage:
+  filesystem: {rootdirectory: $CACHE/registry}
+  maintenance: {readonly: {enabled: true}, uploadpurging: {enabled: false}}
+http: {addr: "127.0.0.1:$1"}
+auth: {htpasswd: {realm: "private images at $1", path: $users}}
+YAML
+}
 
-[host."http://$REGISTRY"]
+# write_hosts HOST REGISTRY: where the node's container runtime pulls what HOST is said to
+# have. It looks there at each pull.
+write_hosts() {
+  local dir=$STATE/containerd/certs.d/$1
+  mkdir -p "$dir"
+  cat >"$dir/hosts.toml" <<TOML
+server = "http://$2"
+
+[host."http://$2"]
   capabilities = ["pull", "resolve"]
 TOML
+}
+
+# Ordinary image names resolve to the local registry.
+write_registry_hosts() {
+  local host
+  for host in docker.io ghcr.io "$REGISTRY"; do
+    write_hosts "$host" "$REGISTRY"
   done
 }
 

@@ -14,6 +14,14 @@ start_registry() {
   start_daemon registry docker-registry serve "$STATE/registry.yml"
 }
 
+start_private_registry() {
+  start_daemon "registry-$1" docker-registry serve "$STATE/registry-$1.yml"
+}
+
+await_private_registry() {
+  await_daemon "registry-$1" 20 get --user "user-$1:password-of-$1" "http://127.0.0.1:$1/v2/"
+}
+
 await_registry() { await_daemon registry 20 get "http://$REGISTRY/v2/"; }
 
 start_etcd() {
