@@ -76,6 +76,10 @@ pub struct Directives {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct JobDirectives {
+    /// The hook template of the runner pod, for whoever makes that: its text,
+    /// or the name of a file of `hook-templates/`. The scale set's when absent.
+    #[serde(default)]
+    pub template: Option<String>,
     /// Of `prepare_job`.
     #[serde(default)]
     pub prepare_job: Directives,

@@ -11,6 +11,7 @@ use arc_hook_e2e::harness::audit::Request;
 use arc_hook_e2e::harness::cluster::{Cluster, Turn};
 use arc_hook_e2e::harness::paths::Paths;
 use arc_hook_e2e::harness::runner::{Options, Runner};
+use arc_hook_e2e::job::Job;
 use arc_hook_e2e::scenarios::{self, Scenario, Stage};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -152,7 +153,11 @@ async fn job(
     let paths = Paths::new();
     let _turn = Turn::take(&paths)?;
     let cluster = Cluster::connect(paths).await?;
-    let runner = Runner::start(&cluster, &Options::default()).await?;
+    let options = Options {
+        template: cluster.template_of(&Job::parse(&text)?)?,
+        ..Options::default()
+    };
+    let runner = Runner::start(&cluster, &options).await?;
     runner.submit(&text)?;
     let outcome = runner.finish(&mut |more| say(more)).await;
     if keep {

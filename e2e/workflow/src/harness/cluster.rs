@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
+};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -15,13 +17,18 @@ use kube::{Client, Config, ResourceExt};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::paths::Paths;
 use super::values::Values;
+use crate::job::Job;
 
 /// The namespace of the scale set.
-pub const NAMESPACE: &str = "arc-runners";
+const NAMESPACE: &str = "arc-runners";
+/// The template of the scale set.
+const TEMPLATE: &str = "conan-zfs.yaml";
+/// In every namespace, a moment after it was made.
+const ROOT_CERTIFICATES: &str = "kube-root-ca.crt";
 /// The `ConfigMap` that the values mount as hook template.
 pub const TEMPLATE_MAP: &str = "github-arc-container-hooks";
 /// What the chart calls account, role and binding.
@@ -65,6 +72,7 @@ pub struct Cluster {
     pub client: Client,
     /// The scale set's values.
     pub values: Values,
+    namespace: String,
 }
 
 impl Cluster {
@@ -82,14 +90,50 @@ impl Cluster {
             values: Values::parse(&text)
                 .with_context(|| format!("failed to read `{}`", path.display()))?,
             paths,
+            namespace: NAMESPACE.to_owned(),
         };
         cluster.sweep().await?;
-        cluster.install().await?;
+        cluster.install(TEMPLATE).await?;
+        Ok(cluster)
+    }
+
+    /// The same with a scale set in another namespace, which has these labels,
+    /// and with a hook template of its own. The namespace goes with the
+    /// cluster.
+    pub async fn beside(
+        &self,
+        namespace: &str,
+        labels: Value,
+        template: &str,
+    ) -> anyhow::Result<Self> {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": labels},
+        });
+        Api::<Namespace>::all(self.client.clone())
+            .patch(
+                namespace,
+                &PatchParams::apply(MANAGER).force(),
+                &Patch::Apply(object),
+            )
+            .await
+            .with_context(|| format!("failed to make namespace `{namespace}`"))?;
+        let cluster = Self {
+            namespace: namespace.to_owned(),
+            ..self.clone()
+        };
+        let certificates = cluster.api::<ConfigMap>();
+        // Pods wait for it, and it is nothing that a job left behind.
+        while certificates.get_opt(ROOT_CERTIFICATES).await?.is_none() {
+            tokio::time::sleep(GLANCE).await;
+        }
+        cluster.sweep().await?;
+        cluster.install(template).await?;
         Ok(cluster)
     }
 
     /// What `helm install` and the README's `kubectl apply` make.
-    async fn install(&self) -> anyhow::Result<()> {
+    async fn install(&self, template: &str) -> anyhow::Result<()> {
         let metadata = json!({"name": SERVICE_ACCOUNT});
         let account: ServiceAccount = serde_json::from_value(json!({"metadata": metadata}))?;
         let role: Role = serde_json::from_value(
@@ -100,17 +144,19 @@ impl Cluster {
             "roleRef": {
                 "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": SERVICE_ACCOUNT,
             },
-            "subjects": [{"kind": "ServiceAccount", "name": SERVICE_ACCOUNT}],
+            "subjects": [{
+                "kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": self.namespace,
+            }],
         }))?;
         self.apply(&account).await?;
         self.apply(&role).await?;
         self.apply(&binding).await?;
-        self.apply(&self.template_map()?).await
+        self.apply(&self.template_map(template)?).await
     }
 
-    /// The shipped hook template's `ConfigMap`.
-    pub fn template_map(&self) -> anyhow::Result<ConfigMap> {
-        let path = self.paths.template("conan-zfs.yaml");
+    /// The `ConfigMap` of a hook template that is handed out.
+    pub fn template_map(&self, file: &str) -> anyhow::Result<ConfigMap> {
+        let path = self.paths.template(file);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("failed to read `{}`", path.display()))?;
         let map: ConfigMap = serde_saphyr::from_str(&text)
@@ -121,6 +167,18 @@ impl Cluster {
             path.display()
         );
         Ok(map)
+    }
+
+    /// The hook template that a job asks for.
+    pub fn template_of(&self, job: &Job) -> anyhow::Result<Option<String>> {
+        let Some(template) = &job.driver.template else {
+            return Ok(None);
+        };
+        if template.contains('\n') {
+            return Ok(Some(template.clone()));
+        }
+        let content = self.template_map(template)?.data.unwrap_or_default();
+        Ok(content.into_values().next())
     }
 
     /// The account of the runner pods.
@@ -136,7 +194,7 @@ impl Cluster {
         K: kube::Resource<Scope = NamespaceResourceScope>,
         K::DynamicType: Default,
     {
-        Api::namespaced(self.client.clone(), NAMESPACE)
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Makes or changes an object.

@@ -29,6 +29,8 @@ pub struct Options {
     pub work_size: Option<String>,
     /// Variables of the runner's container.
     pub variables: Vec<(String, String)>,
+    /// Pull secrets of the runner pod.
+    pub pull_secrets: Vec<String>,
 }
 
 /// A running runner pod. The driver in it takes one job.
@@ -64,6 +66,9 @@ impl Runner {
         }
         for (variable, value) in &options.variables {
             values.set_variable(variable, value)?;
+        }
+        for secret in &options.pull_secrets {
+            values.add_pull_secret(secret)?;
         }
         let pods = cluster.api::<Pod>();
         if options.template.is_some() {

@@ -71,6 +71,20 @@ impl Values {
         }
     }
 
+    /// Gives the runner pod a pull secret.
+    pub fn add_pull_secret(&mut self, name: &str) -> anyhow::Result<()> {
+        let secrets = self
+            .template
+            .spec
+            .entry("imagePullSecrets")
+            .or_insert_with(|| json!([]));
+        let secrets = secrets.as_array_mut();
+        secrets
+            .context("`imagePullSecrets` is not a list")?
+            .push(json!({"name": name}));
+        Ok(())
+    }
+
     /// Sets a variable of the runner's container.
     pub fn set_variable(&mut self, name: &str, value: &str) -> anyhow::Result<()> {
         let runner = runner_container(&mut self.template.spec)?;
@@ -228,7 +242,9 @@ mod tests {
         values.set_work_size("64Mi");
         values.rename_config_map("github-arc-container-hooks", "other");
         values.set_variable("EXTRA", "1").unwrap();
+        values.add_pull_secret("registry").unwrap();
         let pod = serde_json::to_value(values.runner_pod("a", "b").unwrap()).unwrap();
+        assert_eq!(pod["spec"]["imagePullSecrets"][0]["name"], "registry");
         let volumes = &pod["spec"]["volumes"];
         assert_eq!(volumes[0]["configMap"]["name"], "other");
         let claim = &volumes[1]["ephemeral"]["volumeClaimTemplate"]["spec"];

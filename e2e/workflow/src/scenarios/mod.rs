@@ -4,8 +4,11 @@
 //! directives say what is expected; some act on the cluster beside the job.
 
 mod attacks;
+mod credentials;
 mod faults;
 mod limits;
+mod pods;
+mod users;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,6 +20,7 @@ use anyhow::{Context as _, bail};
 use crate::attacks::Origin;
 use crate::harness::cluster::Cluster;
 use crate::harness::runner::{Options, Outcome, Runner};
+use crate::job::Job;
 
 /// A scenario may take so long unless it says otherwise.
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -114,8 +118,24 @@ impl Stage {
     }
 
     async fn run_file(&self, file: &str) -> anyhow::Result<()> {
-        self.run_job(&self.read(file)?, &Options::default()).await?;
+        self.run_file_beside(file, async |_: &Runner| Ok(()))
+            .await?;
         Ok(())
+    }
+
+    /// Runs a job of `e2e/jobs/` with the hook template that it asks for, and
+    /// `acts` beside it.
+    async fn run_file_beside(
+        &self,
+        file: &str,
+        acts: impl AsyncFnOnce(&Runner) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Outcome> {
+        let text = self.read(file)?;
+        let options = Options {
+            template: self.cluster.template_of(&Job::parse(&text)?)?,
+            ..Options::default()
+        };
+        self.run_beside(&text, &options, acts).await
     }
 
     /// Runs a job in a runner pod of its own, from creation to removal. A
@@ -165,7 +185,7 @@ pub fn judge(outcome: &Outcome) -> anyhow::Result<()> {
 }
 
 /// Scenarios that are a file of `e2e/jobs/`.
-const JOBS: [(&str, &str); 11] = [
+const JOBS: [(&str, &str); 10] = [
     (
         "exit codes and signals of steps come through",
         "exit-codes.yaml",
@@ -188,7 +208,6 @@ const JOBS: [(&str, &str); 11] = [
         "JavaScript and container actions run as the job's user",
         "actions.yaml",
     ),
-    ("a redis service is reachable", "redis.yaml"),
     (
         "a hook that is killed takes its step with it",
         "killed-hook.yaml",
@@ -210,6 +229,7 @@ pub fn all() -> Vec<Scenario> {
         .into_iter()
         .map(|(name, file)| Scenario::job(name, file))
         .collect();
+    all.extend(built_right());
     all.extend([
         Scenario::code(
             "3,000 variables and difficult values arrive",
@@ -270,11 +290,59 @@ pub fn all() -> Vec<Scenario> {
     all
 }
 
+/// That the pod is the one that workflow and template ask for.
+fn built_right() -> [Scenario; 16] {
+    [
+        Scenario::job(
+            "services are healthy, reachable and their own users",
+            "services.yaml",
+        ),
+        Scenario::job(
+            "a service that exits fails the job with its last words",
+            "service-exits.yaml",
+        ),
+        Scenario::job(
+            "a service that never becomes healthy does too",
+            "service-unhealthy.yaml",
+        ),
+        Scenario::job(
+            "an option that would widen rights is refused by name",
+            "option-refused.yaml",
+        ),
+        Scenario::job("an unknown option is named", "option-unknown.yaml"),
+        Scenario::code(
+            "options arrive as requests and limits, cut to what is allowed",
+            pods::options,
+        ),
+        Scenario::code("every part of a hook template arrives", pods::template),
+        Scenario::job(
+            "a key that Kubernetes does not know is found in the template",
+            "template-unknown-key.yaml",
+        ),
+        Scenario::code(
+            "two users on one volume are refused before anything is made",
+            pods::users_of_a_volume,
+        ),
+        Scenario::code("a restricted namespace runs a whole job", pods::restricted),
+        Scenario::code("job and actions are the runner's user", users::runner),
+        Scenario::code("job and actions are the image's root", users::root),
+        Scenario::code("job and actions are any user", users::number),
+        Scenario::code("a cache filled by root is told", users::roots_cache),
+        Scenario::code(
+            "private images are pulled with credentials of their own",
+            credentials::each_its_own,
+        ),
+        Scenario::code(
+            "a wrong password is told and shown nowhere",
+            credentials::wrong_password,
+        ),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::harness::paths::Paths;
-    use crate::job::Job;
 
     #[test]
     fn every_job_can_be_read() {
