@@ -7,6 +7,7 @@ use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand
 
 use crate::admin::completions::Completions;
 use crate::admin::doctor::Doctor;
+use crate::admin::gc::Gc;
 use crate::admin::man::Manual;
 use crate::admin::rbac::Rbac;
 use crate::admin::render::Render;
@@ -30,6 +31,7 @@ enum Verb {
     Rbac(Box<Rbac>),
     Completions(Completions),
     Man(Manual),
+    Gc(Box<Gc>),
     /// Runs as PID 1 of a job's container and starts its steps
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Rbac(rbac)) => coded(rbac.run()),
         Some(Verb::Completions(completions)) => plainly(completions.run(documented())),
         Some(Verb::Man(manual)) => plainly(manual.run(documented())),
+        Some(Verb::Gc(gc)) => plainly(gc.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Init(init)) => plainly(init.run()),

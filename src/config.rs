@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::github::Github;
+
 /// How long `prepare_job` waits for the pod unless told otherwise, as the official hooks do.
 pub const DEFAULT_PREPARE_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -118,6 +120,12 @@ impl RunnerPaths {
         Ok(paths)
     }
 
+    /// The runner's diagnostic logs.
+    #[must_use]
+    pub fn diagnostics(&self) -> PathBuf {
+        self.work.with_file_name("_diag")
+    }
+
     /// The path below the work directory of the repository's folder and of the workspace in it:
     /// `("<repo>", "<repo>/<repo>")` as the runner lays them out.
     #[must_use]
@@ -159,6 +167,8 @@ pub struct Config {
     pub paths: RunnerPaths,
     /// The step's file commands.
     pub file_commands: FileCommands,
+    /// Which job this is.
+    pub github: Github,
     /// `GITHUB_EVENT_PATH`, or where the runner writes it by default.
     pub event: PathBuf,
     /// `ARC_HOOK_LOG`: targets and levels, as `arc_hook=debug,kube_client=warn`; `debug` of this
@@ -272,6 +282,7 @@ impl Config {
             affinity,
             paths,
             file_commands,
+            github: Github::read(&get),
             event,
             log: get("ARC_HOOK_LOG").or_else(|| {
                 (get("RUNNER_DEBUG").as_deref() == Some("1")).then(|| "arc_hook=debug".to_owned())

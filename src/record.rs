@@ -14,6 +14,7 @@ use anyhow::Context;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CacheRecord;
 use crate::protocol::Environment;
 use crate::spool::Nonce;
 
@@ -49,6 +50,9 @@ pub struct JobRecord {
     /// Names of the services.
     #[serde(default)]
     pub host_names: Vec<String>,
+    /// The job's caches.
+    #[serde(default)]
+    pub caches: Vec<CacheRecord>,
 }
 
 /// A user whom the job's container was given, whatever its image says.
@@ -193,9 +197,38 @@ impl Memory {
         change().with_context(|| self.failed("write the path list in"))
     }
 
+    /// Notes that a step begins. One that never ends has failed: its hook was killed.
+    pub fn note_begin(&self, command: &str) {
+        self.note_line(&format!("{{\"command\":\"{command}\"}}\n"));
+    }
+
     /// Notes how a command ended. Best effort: a full disk must not hide the step's own end.
     pub fn note_outcome(&self, command: &str, exit: u8) {
-        let line = format!("{{\"command\":\"{command}\",\"exit\":{exit}}}\n");
+        self.note_line(&format!("{{\"command\":\"{command}\",\"exit\":{exit}}}\n"));
+    }
+
+    /// Whether every step that began has ended with 0.
+    pub fn all_good(&self) -> anyhow::Result<bool> {
+        #[derive(Deserialize)]
+        struct Outcome {
+            exit: Option<u8>,
+        }
+        let text = self.read(OUTCOMES)?.unwrap_or_default();
+        let mut running = 0_u64;
+        for line in text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            match serde_json::from_slice(line) {
+                Ok(Outcome { exit: None }) => running += 1,
+                Ok(Outcome { exit: Some(0) }) if running > 0 => running -= 1,
+                _ => return Ok(false),
+            }
+        }
+        Ok(running == 0)
+    }
+
+    fn note_line(&self, line: &str) {
         let _ = private(
             OpenOptions::new().append(true).create(true),
             &self.directory.join(OUTCOMES),
@@ -276,6 +309,7 @@ mod tests {
                 forced_user: None,
                 address: None,
                 host_names: Vec::new(),
+                caches: Vec::new(),
             })
             .unwrap();
         (state, memory)
@@ -300,6 +334,33 @@ mod tests {
             .add_path(&["/c".to_owned(), "/a".to_owned()])
             .unwrap();
         assert_eq!(memory.path().unwrap(), ["/a", "/c", "/b"]);
+    }
+
+    #[test]
+    fn a_job_is_good_when_each_step_that_began_ended_well() {
+        let good = |notes: &[Option<u8>]| {
+            let (_state, memory) = memory();
+            for note in notes {
+                match note {
+                    None => memory.note_begin("run_script_step"),
+                    Some(exit) => memory.note_outcome("run_script_step", *exit),
+                }
+            }
+            memory.all_good().unwrap()
+        };
+        assert!(good(&[]));
+        assert!(good(&[None, Some(0), None, None, Some(0), Some(0)]));
+        assert!(!good(&[None, Some(0), None]));
+        assert!(!good(&[None, Some(1), None, Some(0)]));
+        assert!(!good(&[Some(0)]));
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_read_is_no_good_one() {
+        let (_state, memory) = memory();
+        memory.note_begin("run_script_step");
+        std::fs::write(memory.directory().join(OUTCOMES), "{\"command\":\"run").unwrap();
+        assert!(!memory.all_good().unwrap());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod completions;
 pub mod doctor;
+pub mod gc;
 pub mod man;
 pub mod rbac;
 pub mod render;

@@ -22,11 +22,19 @@ pub enum Feature {
     Events,
     /// `ARC_HOOK_WORK=copy`: the work volume cannot be shared with the job pod.
     Copy,
+    /// `arc-hook/cache.<volume>`: parents are chosen and clones promoted.
+    Caches,
 }
 
 impl Feature {
     /// All of them, in the order of a Role.
-    pub const ALL: [Self; 4] = [Self::Jobs, Self::Watch, Self::Events, Self::Copy];
+    pub const ALL: [Self; 5] = [
+        Self::Jobs,
+        Self::Watch,
+        Self::Events,
+        Self::Copy,
+        Self::Caches,
+    ];
 
     /// What people call it.
     #[must_use]
@@ -36,6 +44,7 @@ impl Feature {
             Self::Watch => "watch",
             Self::Events => "events",
             Self::Copy => "copy",
+            Self::Caches => "caches",
         }
     }
 
@@ -47,10 +56,11 @@ impl Feature {
 
     /// Whether jobs with this template, and the work volume used this way, come to it.
     #[must_use]
-    pub fn is_used(self, _template: &Template, work: WorkVolume) -> bool {
+    pub fn is_used(self, template: &Template, work: WorkVolume) -> bool {
         match self {
             Self::Jobs | Self::Watch | Self::Events => true,
             Self::Copy => work == WorkVolume::Copy,
+            Self::Caches => !template.settings().caches.is_empty(),
         }
     }
 }
@@ -113,6 +123,27 @@ pub const RULES: &[Rule] = &[
         resource: "pods/exec",
         verbs: &["get", "create"],
         reason: "The workspace is copied: the work volume is not shared with the job pod.",
+    },
+    Rule {
+        feature: Feature::Caches,
+        group: "",
+        resource: "persistentvolumeclaims",
+        verbs: &["get", "list", "watch", "create", "patch", "delete"],
+        reason: "A clone of a cache for each job; a good one stays when its owner is taken away.",
+    },
+    Rule {
+        feature: Feature::Caches,
+        group: "",
+        resource: "configmaps",
+        verbs: &["get", "list", "create", "update"],
+        reason: "The lines of the caches: which claim is the parent of the next clone.",
+    },
+    Rule {
+        feature: Feature::Caches,
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verbs: &["get", "create", "update"],
+        reason: "Of jobs that end together one removes old generations.",
     },
 ];
 
@@ -317,7 +348,13 @@ mod tests {
 
     #[test]
     fn arcs_own_role_lacks_only_what_the_hook_can_do_without() {
-        let comparison = compare(RULES, &of_arc());
+        let of_jobs = [
+            Feature::Jobs,
+            Feature::Watch,
+            Feature::Events,
+            Feature::Copy,
+        ];
+        let comparison = compare(&rules(&of_jobs), &of_arc());
         assert_eq!(words(&comparison.missing), ["watch pods", "list events"]);
         assert!(
             comparison
@@ -380,6 +417,15 @@ mod tests {
         for rule in RULES {
             assert!(Feature::ALL.contains(&rule.feature), "{rule:?}");
         }
+    }
+
+    #[test]
+    fn caches_with_lines_need_claims_lines_and_a_lease() {
+        let template = "metadata: {annotations: {arc-hook/cache.c: '{}'}}\n\
+                        spec: {volumes: [{name: c, ephemeral: {volumeClaimTemplate: {spec: {}}}}]}";
+        let features = |template| features(&[template], WorkVolume::Auto);
+        assert!(features(Template::parse(template).unwrap()).contains(&Feature::Caches));
+        assert!(!features(Template::none()).contains(&Feature::Caches));
     }
 
     #[test]

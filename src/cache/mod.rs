@@ -7,8 +7,8 @@
 //!                                             gc <── what no line names, and what is too old ┘
 //! ```
 //!
-//! A claim is written to by one pod only, the job's, and never again once a line names it:
-//! generations are sealed.
+//! [`pattern`], [`policy`], [`line`], [`select`] and [`trust`] are pure. A claim is written to by one
+//! pod only, the job's, and never again once a line names it: generations are sealed.
 //!
 //! # What is marked how
 //!
@@ -19,13 +19,24 @@
 //! | a person's claim | `personal` | none | its owner; `gc` leaves it alone |
 //! | a line | `line` | none | its name, which follows from its key |
 
+pub mod clone;
+pub mod gc;
 pub mod glob;
 pub mod line;
 pub mod pattern;
+pub mod policy;
+pub mod promote;
+pub mod record;
+pub mod select;
+pub mod trust;
+pub mod verify;
 
 pub use glob::Glob;
 pub use line::{Base, Generation, Generations, Line, LineError, Lineage, Taint};
 pub use pattern::{Facts, Key, Pattern};
+pub use policy::Policy;
+pub use record::CacheRecord;
+pub use trust::Verdict;
 
 /// Label of everything that belongs to a cache; its value is a [`Role`].
 pub const ROLE_LABEL: &str = "arc-hook/cache";

@@ -5,6 +5,7 @@
 //! its way makes the second attempt meet the first one's object, which is recognised by the nonce
 //! in its annotations. Deleting something that is gone is success.
 
+mod change;
 mod error;
 mod evidence;
 mod log;
@@ -334,7 +335,7 @@ impl Cluster {
                 return Ok(false);
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            pause = (pause * 2).min(Duration::from_millis(250));
         }
     }
 

@@ -1,19 +1,18 @@
-//! A pod's next change, where the Role lets us be told.
+//! An object's next change, where the Role lets us be told.
 
 use futures_util::TryStreamExt as _;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{WatchEvent, WatchParams};
 
-use super::{Cluster, ClusterError, failure};
+use super::{Cluster, ClusterError, Known, failure};
 
 /// How long the server keeps one request open, in seconds.
 const OPEN: u32 = 60;
 
 /// What a watch brought.
 #[derive(Debug)]
-pub enum Change {
-    /// The pod as it is now.
-    Changed(Box<Pod>),
+pub enum Change<K> {
+    /// The object as it is now.
+    Changed(Box<K>),
     /// It was deleted.
     Gone,
     /// Nothing in this time; ask.
@@ -21,12 +20,16 @@ pub enum Change {
 }
 
 impl Cluster {
-    /// Waits for the first change of a pod after `version`, its `resourceVersion`.
+    /// Waits for the first change of an object after `version`, its `resourceVersion`.
     ///
     /// Each change is a request of its own: nothing is lost between two, since each names where
-    /// the last one stood, and a pod changes a handful of times until it is ready.
-    pub async fn changed(&self, name: &str, version: &str) -> Result<Change, ClusterError> {
-        let api = self.api::<Pod>();
+    /// the last one stood, and what is awaited here changes a handful of times.
+    pub async fn changed<K: Known>(
+        &self,
+        name: &str,
+        version: &str,
+    ) -> Result<Change<K>, ClusterError> {
+        let api = self.api::<K>();
         let parameters = WatchParams::default()
             .fields(&format!("metadata.name={name}"))
             .timeout(OPEN)
@@ -37,13 +40,13 @@ impl Cluster {
             std::pin::pin!(stream).try_next().await
         };
         match event.await {
-            Ok(Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod))) => {
-                Ok(Change::Changed(Box::new(pod)))
+            Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                Ok(Change::Changed(Box::new(object)))
             }
             Ok(Some(WatchEvent::Deleted(_))) => Ok(Change::Gone),
             Ok(_) => Ok(Change::None),
             Err(error) => {
-                let act = self.act("watch", "pods", name);
+                let act = self.act("watch", K::RESOURCE, name);
                 Err(failure(act, Some(error), start.elapsed()))
             }
         }

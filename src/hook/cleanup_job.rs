@@ -1,15 +1,16 @@
 //! `cleanup_job`: nothing of the job stays.
 //!
 //! It may be called twice, for a job that was never prepared, or while the API server is away; a
-//! failure would turn a green job red, so it only ever warns. It does not wait for the pods' end:
-//! the next `prepare_job` of the same runner does, and where there is none, ARC deletes the runner
-//! pod, to which everything belongs.
+//! failure would turn a green job red, so it only ever warns. It does not wait for the pods' end,
+//! unless a cache is promoted: the next `prepare_job` of the same runner does, and where there is
+//! none, ARC deletes the runner pod, to which everything belongs.
 
 use std::time::Duration;
 
 use super::api::Api;
 use super::leftovers::Leftovers;
 use super::output;
+use super::promotion::Finish;
 use super::sweep::sweep;
 use crate::config::Config;
 use crate::pod::names;
@@ -27,7 +28,7 @@ const TRIES: u32 = 20;
 pub fn run(config: &Config) -> u8 {
     let memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
     let job = memory.job().ok().flatten();
-    if let Err(error) = remove_from_cluster(config, job.as_ref()) {
+    if let Err(error) = remove_from_cluster(config, &memory, job.as_ref()) {
         output::warning(&format!("{error:#}; what is left goes with the runner pod"));
     }
     tracing::debug!(phase = "cluster cleaned");
@@ -39,7 +40,11 @@ pub fn run(config: &Config) -> u8 {
     0
 }
 
-fn remove_from_cluster(config: &Config, job: Option<&JobRecord>) -> anyhow::Result<()> {
+fn remove_from_cluster(
+    config: &Config,
+    memory: &Memory,
+    job: Option<&JobRecord>,
+) -> anyhow::Result<()> {
     let namespace = job.map(|job| job.namespace.as_str());
     let api = Api::connect(namespace.or(config.namespace.as_deref()))?;
     let cluster = api.cluster.patient(PATIENCE);
@@ -51,10 +56,19 @@ fn remove_from_cluster(config: &Config, job: Option<&JobRecord>) -> anyhow::Resu
     {
         sweep(config, job);
     }
-    api.run(leftovers.delete(&cluster))?;
+    let caches = job.map(|job| Finish::new(&cluster, config, memory, job));
+    if caches.as_ref().is_some_and(Finish::promotes) {
+        api.run(leftovers.delete_within(&cluster, None))?;
+    } else {
+        api.run(leftovers.delete(&cluster))?;
+    }
     let (pods, secrets) = leftovers.counts();
     if pods + secrets > 0 {
         output::line(&format!("Removed: pods {pods}, secrets {secrets}"));
+    }
+    if let Some(caches) = caches {
+        api.run(caches.finish(&leftovers))?;
+        tracing::debug!(phase = "caches settled");
     }
     Ok(())
 }

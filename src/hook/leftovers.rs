@@ -60,8 +60,23 @@ impl Leftovers {
         })
     }
 
+    /// The pods.
+    #[must_use]
+    pub fn pods(&self) -> &[Pod] {
+        &self.pods
+    }
+
     /// Deletes them all, and goes on where one cannot be deleted. The first failure is returned.
     pub async fn delete(&self, cluster: &Cluster) -> Result<(), ClusterError> {
+        self.delete_within(cluster, Some(GRACE)).await
+    }
+
+    /// The same, with another grace for the pods; `None` for each pod's own.
+    pub async fn delete_within(
+        &self,
+        cluster: &Cluster,
+        grace: Option<u32>,
+    ) -> Result<(), ClusterError> {
         let mut outcome = Ok(());
         for pod in &self.pods {
             if pod.metadata.deletion_timestamp.is_some() {
@@ -70,7 +85,7 @@ impl Leftovers {
             let meta = &pod.metadata;
             let name = meta.name.as_deref().unwrap_or_default();
             let deleted = cluster
-                .delete::<Pod>(name, meta.uid.as_deref(), Some(GRACE))
+                .delete::<Pod>(name, meta.uid.as_deref(), grace)
                 .await;
             outcome = outcome.and(deleted.map(drop));
         }

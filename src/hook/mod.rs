@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod await_pod;
+pub mod caches;
 pub mod cleanup_job;
 pub mod hint;
 pub mod init;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod output;
 mod passwd;
 pub mod prepare_job;
+pub mod promotion;
 pub mod run_container_step;
 pub mod run_script_step;
 pub mod step;

@@ -7,10 +7,11 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 
 use super::api::{Api, Ended};
 use super::await_pod::{PodWait, Progress};
+use super::caches::Caches;
 use super::leftovers::Leftovers;
 use super::output;
 use super::surroundings::{self, Surroundings};
@@ -103,6 +104,7 @@ struct Preparation<'a> {
 struct Made {
     pod: Option<String>,
     secrets: Vec<String>,
+    claims: Vec<String>,
     directories: bool,
     copy: Option<Child>,
 }
@@ -123,12 +125,20 @@ impl Preparation<'_> {
         let around = around?;
         leftovers?.replace(self.cluster).await?;
         tracing::debug!(phase = "surroundings read");
-        let plan = pod::job(&around.inputs(self.nonce), self.request)?;
+        let mut plan = pod::job(&around.inputs(self.nonce), self.request)?;
         for warning in &plan.warnings {
             output::warning(warning);
         }
         tracing::debug!(phase = "pod planned");
         self.forget_earlier()?;
+        let caches = Caches {
+            cluster: self.cluster,
+            around: &around,
+            nonce: self.nonce,
+            made: &|claim| self.made.borrow_mut().claims.push(claim.to_owned()),
+        };
+        let caches = caches.prepare(&mut plan).await?;
+        tracing::debug!(phase = "caches cloned");
         let tree = around.make_tree(&plan, self.nonce, None)?;
         let mut record = JobRecord {
             nonce: self.nonce.clone(),
@@ -141,6 +151,7 @@ impl Preparation<'_> {
             forced_user: None,
             address: None,
             host_names: plan.host_names.clone(),
+            caches,
         };
         // Before the pod exists, so that whoever finds the one finds the other.
         self.memory.save(&record)?;
@@ -269,6 +280,12 @@ impl Preparation<'_> {
             }
             for secret in &made.secrets {
                 cluster.delete::<Secret>(secret, None, None).await?;
+            }
+            // Their names are random, so whatever bears one is ours.
+            for claim in &made.claims {
+                cluster
+                    .delete::<PersistentVolumeClaim>(claim, None, None)
+                    .await?;
             }
             anyhow::Ok(())
         })

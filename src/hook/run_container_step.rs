@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::api::{Api, Ended};
 use super::await_pod::{PodWait, Progress};
+use super::caches;
 use super::hint::Tail;
 use super::liveness::PodLiveness;
 use super::output;
@@ -45,6 +46,9 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
     let job_memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
     // A job that was never ready cannot lend its directories; the action runs on its own then.
     let job = job_memory.job()?.filter(|job| job.user.is_some());
+    if job.is_some() {
+        job_memory.note_begin("run_container_step");
+    }
     let template = surroundings::template(config)?;
     let nonce = Nonce::random().context("make a name for the action's directory")?;
     let namespace = job.as_ref().map(|job| job.namespace.as_str());
@@ -55,7 +59,7 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
         Ended::Done(around) => around?,
         Ended::Signal(signal) => return Ok(128 + signal),
     };
-    let plan = pod::container_step(
+    let mut plan = pod::container_step(
         &around.inputs(&nonce),
         request,
         job.as_ref().and_then(facts).as_ref(),
@@ -64,6 +68,9 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
         output::warning(warning);
     }
     tracing::debug!(phase = "pod planned");
+    if let Some(job) = &job {
+        caches::lend(&mut plan, &job.caches);
+    }
     let memory = match &job {
         Some(_) => job_memory,
         None => Memory::of(&config.paths.state, &plan.name),

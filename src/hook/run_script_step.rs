@@ -31,6 +31,7 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
         "run the step: the job has no container, because `prepare_job` failed or was cancelled; \
          the cause stands in the log of \"Initialize containers\"",
     )?;
+    memory.note_begin("run_script_step");
     let tree = JobTree::open(&config.paths, &job.nonce, job.foreign_user)
         .context("open the job's directory on the work volume")?;
     let request = request(&job, memory.path()?, step)?;
@@ -133,6 +134,7 @@ mod tests {
             forced_user: None,
             address: None,
             host_names: Vec::new(),
+            caches: Vec::new(),
         }
     }
 

@@ -32,6 +32,18 @@ pub enum TemplateError {
         /// What to write instead.
         remedy: &'static str,
     },
+    /// An annotation `arc-hook/cache.<volume>` that cannot be followed.
+    #[error("read the hook template{}: annotation `{name}`: {what}; {remedy}", Place(*.at))]
+    Cache {
+        /// Where.
+        at: Option<Location>,
+        /// The annotation.
+        name: String,
+        /// What was found.
+        what: String,
+        /// What to write instead.
+        remedy: String,
+    },
 }
 
 struct Place(Option<Location>);

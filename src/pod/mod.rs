@@ -34,14 +34,14 @@ mod template;
 mod trace;
 mod user;
 mod volumes;
-mod yaml;
+pub(crate) mod yaml;
 
 pub mod names;
 
 pub use config_map::{TemplateText, template_text};
 pub use error::{SpecError, TemplateError};
 pub use job::job;
-pub use manifest::NONCE_ANNOTATION;
+pub use manifest::{NONCE_ANNOTATION, metadata};
 pub use plan::{Identity, Inputs, JobFacts, Plan, Service, User};
 pub use runner::{RunnerPod, WorkClaim};
 pub use settings::{RunAs, Settings};

@@ -1,8 +1,11 @@
 //! What the template's `arc-hook/...` annotations ask for.
 
+use std::collections::BTreeMap;
+
 use super::error::TemplateError;
-use super::template::Template;
+use super::template::{Location, Template};
 use super::yaml::escape;
+use crate::cache::Policy;
 use crate::config::is_true;
 
 /// The annotations, checked once when the template is read.
@@ -23,6 +26,8 @@ pub struct Settings {
     pub max_cpu: Option<i64>,
     /// `arc-hook/max-memory`, in bytes.
     pub max_memory: Option<i64>,
+    /// `arc-hook/cache.<volume>`, by volume.
+    pub caches: BTreeMap<String, Policy>,
     /// Annotations of ours that mean nothing.
     pub unknown: Vec<String>,
 }
@@ -70,7 +75,8 @@ pub(super) fn id(text: &str) -> Option<u32> {
 }
 
 impl Settings {
-    pub(super) fn read(template: &Template) -> Result<Self, TemplateError> {
+    /// Reads the annotations of a template whose text is `text`.
+    pub(super) fn read(template: &Template, text: &str) -> Result<Self, TemplateError> {
         let mut settings = Self::default();
         for (name, value) in template.metadata("annotations") {
             let Some(key) = name.strip_prefix("arc-hook/") else {
@@ -115,10 +121,77 @@ impl Settings {
                             .ok_or_else(|| refuse("use a quantity as \"8Gi\" or \"512Mi\""))?,
                     );
                 }
-                _ if key.starts_with("cache.") || key.starts_with("retain") => {}
-                _ => settings.unknown.push(name.to_owned()),
+                _ if key.starts_with("retain") => {}
+                _ => match key.strip_prefix("cache.") {
+                    Some(volume) => {
+                        let policy = cache(template, text, name, volume, value)?;
+                        settings.caches.insert(volume.to_owned(), policy);
+                    }
+                    None => settings.unknown.push(name.to_owned()),
+                },
             }
         }
         Ok(settings)
     }
+}
+
+/// Reads `arc-hook/cache.<volume>`, whose volume must be one that a claim can be made for.
+fn cache(
+    template: &Template,
+    text: &str,
+    name: &str,
+    volume: &str,
+    value: &str,
+) -> Result<Policy, TemplateError> {
+    let at = template.at(&format!("/metadata/annotations/{}", escape(name)));
+    let refuse = |at, what: String, remedy: &str| TemplateError::Cache {
+        at,
+        name: name.to_owned(),
+        what,
+        remedy: remedy.to_owned(),
+    };
+    let policy = Policy::parse(value).map_err(|error| {
+        let (at, what) = match (at, error.at) {
+            (Some(key), Some(inner)) => match absolute(text, key, value, inner) {
+                Some(at) => (Some(at), error.what),
+                None => (Some(key), format!("{inner} of its value: {}", error.what)),
+            },
+            _ => (at, error.what),
+        };
+        refuse(at, what, &error.remedy)
+    })?;
+    let volumes = template.spec().and_then(|spec| spec.get("volumes"));
+    let found = volumes
+        .and_then(|volumes| volumes.as_array())
+        .and_then(|volumes| volumes.iter().find(|found| found["name"] == volume));
+    match found {
+        None => Err(refuse(
+            at,
+            format!("the template has no volume `{volume}`"),
+            "name one of `spec.volumes`",
+        )),
+        Some(found) if !found["ephemeral"]["volumeClaimTemplate"]["spec"].is_object() => {
+            Err(refuse(
+                at,
+                format!("volume `{volume}` is no generic ephemeral volume"),
+                "give it `ephemeral.volumeClaimTemplate.spec` with class and size: a cache that has \
+                 no parent begins so",
+            ))
+        }
+        Some(_) => Ok(policy),
+    }
+}
+
+/// Where a place within an annotation's value is in the template's file. Known for a block, the
+/// usual way to write one: its lines stand in the file as they are, behind their indentation.
+fn absolute(text: &str, key: Location, value: &str, inner: Location) -> Option<Location> {
+    let index = |number: u64| usize::try_from(number).ok();
+    let line = key.line + inner.line;
+    let wanted = value.lines().nth(index(inner.line)?.checked_sub(1)?)?;
+    let found = text.lines().nth(index(line)?.checked_sub(1)?)?;
+    let indentation = found.strip_suffix(wanted)?;
+    indentation.trim().is_empty().then_some(Location {
+        line,
+        column: inner.column + indentation.len() as u64,
+    })
 }

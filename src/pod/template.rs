@@ -56,7 +56,7 @@ impl Template {
             settings: Settings::default(),
         };
         template.check()?;
-        template.settings = Settings::read(&template)?;
+        template.settings = Settings::read(&template, text)?;
         Ok(template)
     }
 

@@ -92,8 +92,11 @@ pub struct State {
     pub faults: Vec<Fault>,
     /// What becomes of pods.
     pub kubelet: Kubelet,
+    /// No claim is ever bound.
+    pub claims_wait: bool,
     pub(crate) supervisors: BTreeMap<String, Child>,
-    pub(crate) work: std::path::PathBuf,
+    /// Work volumes of the runners.
+    pub(crate) works: Vec<std::path::PathBuf>,
     pub(crate) serial: u64,
 }
 
@@ -108,7 +111,7 @@ impl FakeApi {
     /// Starts a server whose pods mount `work`.
     pub fn start(work: &std::path::Path) -> Self {
         let state = Arc::new(Mutex::new(State {
-            work: work.to_owned(),
+            works: vec![work.to_owned()],
             ..State::default()
         }));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -151,6 +154,17 @@ impl FakeApi {
     pub fn count(&self, request: &str) -> usize {
         let state = self.state();
         state.requests.iter().filter(|one| *one == request).count()
+    }
+
+    /// Pods mount this work volume too.
+    pub fn share(&self, work: &std::path::Path) {
+        self.state().works.push(work.to_owned());
+    }
+
+    /// An object as it is now.
+    pub fn object(&self, resource: &str, name: &str) -> Option<Value> {
+        let key = (resource.to_owned(), name.to_owned());
+        self.state().objects.get(&key).cloned()
     }
 
     /// A pod changes.
@@ -328,8 +342,11 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
 fn addressed(path: &str) -> (String, String) {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let (resource, name) = match parts[..] {
-        ["api", _, "namespaces", _, resource] | ["apis", _, _, resource] => (resource, ""),
+        ["api", _, "namespaces", _, resource]
+        | ["apis", _, _, "namespaces", _, resource]
+        | ["apis", _, _, resource] => (resource, ""),
         ["api", _, "namespaces", _, resource, name]
+        | ["apis", _, _, "namespaces", _, resource, name]
         | ["api", _, resource, name]
         | ["apis", _, _, resource, name] => (resource, name),
         ["api", _, "namespaces", _, _, name, subresource] => (subresource, name),

@@ -1,5 +1,6 @@
 //! What the fake API server keeps, and the part of the kubelet that it plays.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ impl State {
             ("POST", ..) if query.contains("dryRun=All") => self.judge(resource, body),
             ("POST", ..) => self.create(resource, body),
             ("DELETE", ..) => self.delete(resource, name, body),
+            ("PUT", ..) => self.replace(resource, name, body),
+            ("PATCH", ..) => self.patch(resource, name, body),
             _ => status(405, "MethodNotAllowed", "not here"),
         }
     }
@@ -58,7 +61,7 @@ impl State {
         let wanted = query
             .split('&')
             .find_map(|part| part.strip_prefix("labelSelector="))
-            .map(|selector| selector.replace("%3D", "="))
+            .map(|selector| selector.replace("%3D", "=").replace("%2F", "/"))
             .unwrap_or_default();
         let items: Vec<&Value> = self
             .objects
@@ -67,7 +70,7 @@ impl State {
             .map(|(_, object)| object)
             .filter(|object| {
                 let (key, value) = wanted.split_once('=').unwrap_or_default();
-                object["metadata"]["labels"][key] == value
+                key.is_empty() || object["metadata"]["labels"][key] == value
             })
             .collect();
         let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
@@ -101,6 +104,9 @@ impl State {
         self.serial += 1;
         new["metadata"]["uid"] = json!(format!("uid-{}", self.serial));
         new["metadata"]["resourceVersion"] = json!(self.serial.to_string());
+        if resource == "persistentvolumeclaims" {
+            self.provision(&mut new);
+        }
         if resource == "pods" {
             new["status"] = json!({"phase": "Pending"});
             match self.kubelet.clone() {
@@ -143,9 +149,12 @@ impl State {
             .position(|word| *word == "--nonce")
             .map(|at| &words[at..]);
         if let Some(flags @ [_, nonce, ..]) = flags {
+            let spool = |work: &PathBuf| work.join(".arc-hook").join(nonce).join("spool");
+            let spools: Vec<PathBuf> = self.works.iter().map(spool).collect();
+            let spool = spools.iter().find(|spool| spool.is_dir()).unwrap();
             let child = Command::new(BINARY)
                 .arg("supervise")
-                .arg(self.work.join(".arc-hook").join(nonce).join("spool"))
+                .arg(spool)
                 .args(flags)
                 .env_clear()
                 .env("PATH", "/usr/bin:/bin")
@@ -204,8 +213,11 @@ impl State {
             return status(404, "NotFound", &format!("{resource} \"{name}\" not found"));
         };
         let options: Value = serde_json::from_slice(body).unwrap_or_default();
-        let wanted = &options["preconditions"]["uid"];
-        if wanted.is_string() && *wanted != found["metadata"]["uid"] {
+        let differs = |key: &str| {
+            let wanted = &options["preconditions"][key];
+            wanted.is_string() && *wanted != found["metadata"][key]
+        };
+        if differs("uid") || differs("resourceVersion") {
             return status(
                 409,
                 "Conflict",

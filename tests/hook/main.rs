@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod actions;
+mod caches;
 mod cluster;
 mod doctor;
 mod failures;
 mod fake_api;
+mod fake_changes;
 mod fake_cluster;
 mod jobs;
 mod manual;

@@ -55,6 +55,18 @@ fn the_shipped_values_add_what_arcs_chart_lacks() {
 }
 
 #[test]
+fn the_shipped_roles_together_are_what_caches_with_lines_need() {
+    let rules = |text: &str| -> Vec<Value> {
+        let mut objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        objects.retain(|object| object["kind"] == "Role");
+        objects[0]["rules"].as_array().unwrap().clone()
+    };
+    let both = [shipped("rbac.yaml"), shipped("cache-rbac.yaml")].map(|text| rules(&text));
+    let printed = printed(&["hook-templates/conan-lines.yaml"]);
+    assert_eq!(both.concat(), rules(&printed));
+}
+
+#[test]
 fn a_workspace_that_is_copied_adds_its_rule() {
     let copy = printed(&["--work", "copy", "--least"]);
     assert!(copy.contains("resources: [pods/exec]"), "{copy}");

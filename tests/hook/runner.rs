@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,8 +19,10 @@ pub const JOB_POD: &str = "runner-1-workflow";
 /// A runner with its work volume, and an API server that knows its pod.
 pub struct Runner {
     root: tempfile::TempDir,
+    /// Name of its pod.
+    name: String,
     /// The API server.
-    pub api: FakeApi,
+    pub api: Arc<FakeApi>,
 }
 
 /// What came of a call.
@@ -39,12 +42,25 @@ impl Runner {
     /// A runner in a pod that shares its work volume by a claim.
     pub fn new() -> Self {
         let runner = Self::outside_a_pod();
-        let work = runner.work().display().to_string();
-        runner.api.put(
+        runner.appear("uid-of-runner");
+        runner
+    }
+
+    /// Another runner in the same cluster.
+    pub fn beside(other: &Self, name: &str) -> Self {
+        let runner = Self::lay_out(name, Some(&other.api));
+        runner.appear(&format!("uid-of-{name}"));
+        runner
+    }
+
+    /// Its pod is there.
+    fn appear(&self, uid: &str) {
+        let work = self.work().display().to_string();
+        self.api.put(
             "pods",
             json!({
                 "apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": RUNNER, "namespace": "ci", "uid": "uid-of-runner"},
+                "metadata": {"name": self.name, "namespace": "ci", "uid": uid},
                 "spec": {
                     "nodeName": "node-1",
                     "containers": [{
@@ -55,18 +71,27 @@ impl Runner {
                 }
             }),
         );
-        runner
     }
 
     /// A runner whose pod the API server does not know.
     pub fn outside_a_pod() -> Self {
+        Self::lay_out(RUNNER, None)
+    }
+
+    fn lay_out(name: &str, api: Option<&Arc<FakeApi>>) -> Self {
         let root = tempfile::tempdir().unwrap();
         let work = root.path().join("_work");
         fs::create_dir_all(work.join("_temp/_runner_file_commands")).unwrap();
         fs::create_dir_all(work.join("repo/repo")).unwrap();
         fs::create_dir_all(root.path().join("externals/node20/bin")).unwrap();
         fs::write(root.path().join("externals/node20/bin/node"), "node").unwrap();
-        let api = FakeApi::start(&work);
+        let api = match api {
+            None => Arc::new(FakeApi::start(&work)),
+            Some(api) => {
+                api.share(&work);
+                Arc::clone(api)
+            }
+        };
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "ci"}}],
@@ -74,7 +99,11 @@ impl Runner {
             "users": [{"name": "u", "user": {}}]
         });
         fs::write(root.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
-        Self { root, api }
+        Self {
+            root,
+            name: name.to_owned(),
+            api,
+        }
     }
 
     /// The work directory.
@@ -89,7 +118,8 @@ impl Runner {
 
     /// Where the hook remembers the job.
     pub fn memory(&self) -> PathBuf {
-        self.root.path().join(".arc-hook").join(JOB_POD)
+        let job = format!("{}-workflow", self.name);
+        self.root.path().join(".arc-hook").join(job)
     }
 
     /// The directories of pods on the work volume.
@@ -97,6 +127,14 @@ impl Runner {
         let entries = fs::read_dir(self.work().join(".arc-hook"));
         let entries = entries.into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// A file of the runner's own, outside of the work volume.
+    pub fn write(&self, path: &str, text: &str) -> PathBuf {
+        let path = self.root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
     }
 
     /// The runner's file for a file command.
@@ -124,7 +162,7 @@ impl Runner {
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.root.path())
             .env("KUBECONFIG", self.kubeconfig())
-            .env("ACTIONS_RUNNER_POD_NAME", RUNNER)
+            .env("ACTIONS_RUNNER_POD_NAME", &self.name)
             .env("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS", "60")
             .env("RUNNER_TEMP", self.work().join("_temp"))
             .env("RUNNER_TRACKING_ID", "github_0000")

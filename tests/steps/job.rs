@@ -57,6 +57,7 @@ impl Job {
                 forced_user,
                 address: None,
                 host_names: Vec::new(),
+                caches: Vec::new(),
             })
             .unwrap();
         let tree = paths.work.join(".arc-hook").join(nonce.as_str());

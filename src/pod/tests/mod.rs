@@ -1,3 +1,4 @@
+mod caches;
 mod config_map;
 mod conformance;
 mod job;

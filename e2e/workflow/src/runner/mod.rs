@@ -8,6 +8,7 @@ pub mod environment;
 pub mod file_commands;
 pub mod guid;
 pub mod job_log;
+mod job_message;
 pub mod layout;
 pub mod lines;
 pub mod log;

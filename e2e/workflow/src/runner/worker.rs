@@ -16,6 +16,7 @@ use super::context::JobState;
 use super::environment;
 use super::guid::guid;
 use super::job_log::JobLog;
+use super::job_message;
 use super::layout::Layout;
 use super::log::StepLog;
 use super::orphans;
@@ -80,7 +81,11 @@ impl<'a> Worker<'a> {
             }),
             diagnostics: Mutex::new(
                 fs::File::create(&diagnostics)
-                    .with_context(|| format!("failed to create `{}`", diagnostics.display()))?,
+                    .and_then(|mut file| {
+                        file.write_all(job_message::head(job, layout).as_bytes())?;
+                        Ok(file)
+                    })
+                    .with_context(|| format!("failed to write `{}`", diagnostics.display()))?,
             ),
         })
     }

@@ -4,6 +4,7 @@
 //! directives say what is expected; some act on the cluster beside the job.
 
 mod attacks;
+mod caches;
 mod credentials;
 mod faults;
 mod limits;
@@ -260,6 +261,16 @@ pub fn all() -> Vec<Scenario> {
         Scenario::code("attacks of a service lead nowhere", |stage| {
             attacks::contained(stage, Origin::Service)
         }),
+        Scenario::code(
+            "good jobs on main make the next parent of a cache, and no others do",
+            caches::lifecycle,
+        )
+        .within(Duration::from_mins(4)),
+        Scenario::code(
+            "of ten jobs that promote a cache at once one wins",
+            caches::at_once,
+        )
+        .within(Duration::from_mins(6)),
         Scenario::code("a forged state leads nowhere", attacks::forged_state),
         Scenario::code("planted secrets stand in no pod", attacks::planted_secrets),
         Scenario::code(

@@ -1,0 +1,510 @@
+//! What no longer serves: superseded generations beyond those that are kept, and what crashes left.
+//!
+//! Nothing is taken that a line's pointer names, that a pending clone is made from, or that is
+//! younger than the grace, which is longer than a job takes from choosing a parent to having its
+//! clone, and a promotion from its first step to its last. A generation leaves its line
+//! first, by the same swap as a promotion, and is deleted then: a rollback can never meet one that
+//! is going. Everything is deleted as it was read, by uid and `resourceVersion`, so clocks that
+//! differ and two that clean at once do no harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+use super::line::Line;
+use super::pattern::Key;
+use super::{ROLE_LABEL, Role, SEALED_ANNOTATION};
+use crate::cluster::{Cluster, ClusterError, Deletion};
+use crate::config::Config;
+use crate::fault;
+
+/// How old something must be. More than `prepare_job` waits by default.
+pub const GRACE: Duration = Duration::from_mins(15);
+/// What a job waits for its pod longer than by default is added to the grace, and this.
+const MARGIN: Duration = Duration::from_mins(5);
+/// Name of the Lease by which jobs that end together do not all look.
+const LEASE: &str = "arc-hook-gc";
+/// How long it is held, and how often one looks at most.
+const LEASE_SECONDS: i32 = 60;
+
+/// What there is.
+#[derive(Debug, Default)]
+pub struct Scene {
+    /// Every claim of the namespace.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// Names of claims that a pod mounts.
+    pub mounted: BTreeSet<String>,
+    /// Every line that can be read.
+    pub lines: Vec<Line>,
+    /// Why others cannot be read. While there are such, claims that no line names stay.
+    pub unread: Vec<String>,
+}
+
+/// Something to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Doomed {
+    /// Name of the claim.
+    pub claim: String,
+    /// The generation that it is in a line, which it leaves first.
+    pub listed: Option<Listed>,
+    /// Why it goes.
+    pub why: String,
+    /// Claims that were cloned from it. Where clones share blocks with their parent, as on ZFS,
+    /// its space is freed when they are gone too.
+    pub clones: usize,
+}
+
+/// A generation's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// The line.
+    pub line: Key,
+    /// The node.
+    pub node: String,
+    /// The number there.
+    pub number: u64,
+}
+
+/// What a run has done.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// What went, or would go.
+    pub removed: Vec<Doomed>,
+    /// Why lines cannot be read.
+    pub unread: Vec<String>,
+}
+
+impl Scene {
+    /// Reads it. What others change meanwhile is the same or younger than the grace.
+    pub async fn read(cluster: &Cluster) -> Result<Self, ClusterError> {
+        // The lines last: what is named by one when it is sealed is seen here.
+        let (claims, pods) = tokio::try_join!(
+            cluster.list::<PersistentVolumeClaim>(None),
+            cluster.list::<Pod>(None)
+        )?;
+        let line = format!("{ROLE_LABEL}={}", Role::Line.as_str());
+        let mut scene = Self {
+            claims,
+            mounted: pods.iter().flat_map(mounted).collect(),
+            ..Self::default()
+        };
+        for map in cluster.list::<ConfigMap>(Some(&line)).await? {
+            match Line::read(&map) {
+                Ok(line) => scene.lines.push(line),
+                Err(error) => scene.unread.push(error.to_string()),
+            }
+        }
+        Ok(scene)
+    }
+
+    /// What is to go at the time `now`.
+    #[must_use]
+    pub fn doomed(&self, now: Timestamp, grace: Duration) -> Vec<Doomed> {
+        let mut doomed = self.superseded(now, grace);
+        doomed.extend(self.orphans(now, grace));
+        doomed
+    }
+
+    fn superseded(&self, now: Timestamp, grace: Duration) -> Vec<Doomed> {
+        let mut doomed = Vec::new();
+        for line in &self.lines {
+            let keep = usize::try_from(line.keep).unwrap_or(usize::MAX);
+            for (node, entry) in &line.nodes {
+                let mut old: Vec<_> = entry
+                    .generations
+                    .iter()
+                    .filter(|one| Some(one.number) != entry.current)
+                    .collect();
+                old.sort_by_key(|one| std::cmp::Reverse(one.number));
+                for one in old.into_iter().skip(keep) {
+                    let since = one.superseded.as_deref();
+                    let is_old = since.is_some_and(|since| is_older(since, now, grace));
+                    let is_ours = self
+                        .claims
+                        .iter()
+                        .any(|claim| claim.metadata.uid.as_deref() == Some(&one.uid));
+                    if !is_old || (is_ours && self.is_pinned(&one.claim)) {
+                        continue;
+                    }
+                    doomed.push(Doomed {
+                        claim: one.claim.clone(),
+                        listed: Some(Listed {
+                            line: line.key.clone(),
+                            node: node.clone(),
+                            number: one.number,
+                        }),
+                        why: format!("superseded, and {keep} later ones stay"),
+                        clones: self.clones(&one.claim),
+                    });
+                }
+            }
+        }
+        doomed
+    }
+
+    fn orphans(&self, now: Timestamp, grace: Duration) -> Vec<Doomed> {
+        let named: BTreeSet<&str> = self
+            .lines
+            .iter()
+            .flat_map(|line| line.nodes.values())
+            .flat_map(|entry| &entry.generations)
+            .map(|one| one.uid.as_str())
+            .collect();
+        let mut doomed = Vec::new();
+        for claim in &self.claims {
+            let meta = &claim.metadata;
+            let name = meta.name.as_deref().unwrap_or_default();
+            let made = meta
+                .creation_timestamp
+                .as_ref()
+                .map(|time| time.0.to_string());
+            let label = |key: &str| meta.labels.as_ref()?.get(key).map(String::as_str);
+            let owned = meta
+                .owner_references
+                .as_ref()
+                .is_some_and(|all| !all.is_empty());
+            if meta.deletion_timestamp.is_some() || self.is_pinned(name) {
+                continue;
+            }
+            let why = if label(ROLE_LABEL) == Some(Role::Generation.as_str()) {
+                let annotations = meta.annotations.as_ref();
+                let sealed = annotations.and_then(|all| all.get(SEALED_ANNOTATION));
+                let since = sealed.or(made.as_ref());
+                let is_named = meta.uid.as_deref().is_some_and(|uid| named.contains(uid));
+                // A line that cannot be read may name it.
+                if is_named
+                    || !self.unread.is_empty()
+                    || !since.is_some_and(|s| is_older(s, now, grace))
+                {
+                    continue;
+                }
+                "a promotion that was never finished"
+            } else if label(ROLE_LABEL) == Some(Role::Clone.as_str()) && !owned {
+                let is_old = made.is_some_and(|made| is_older(&made, now, grace));
+                if self.mounted.contains(name) || !is_old {
+                    continue;
+                }
+                "a clone that no job has any more"
+            } else {
+                continue;
+            };
+            doomed.push(Doomed {
+                claim: name.to_owned(),
+                listed: None,
+                why: why.to_owned(),
+                clones: self.clones(name),
+            });
+        }
+        doomed
+    }
+
+    /// A clone of it is still being made.
+    fn is_pinned(&self, name: &str) -> bool {
+        self.claims.iter().any(|claim| {
+            let phase = claim
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
+            source(claim) == Some(name) && phase != Some("Bound")
+        })
+    }
+
+    fn clones(&self, name: &str) -> usize {
+        let is_clone = |claim: &&PersistentVolumeClaim| source(claim) == Some(name);
+        self.claims.iter().filter(is_clone).count()
+    }
+
+    fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
+        let is_it = |claim: &&PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
+        self.claims.iter().find(is_it)
+    }
+}
+
+/// The claim that another is cloned from.
+fn source(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let source = claim.spec.as_ref()?.data_source.as_ref()?;
+    (source.kind == "PersistentVolumeClaim").then_some(source.name.as_str())
+}
+
+fn mounted(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    volumes
+        .into_iter()
+        .flatten()
+        .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+        .map(|claim| claim.claim_name.clone())
+        .collect()
+}
+
+/// A time that cannot be read is young: nothing is deleted by mistake.
+fn is_older(time: &str, now: Timestamp, grace: Duration) -> bool {
+    let Ok(time) = time.parse::<Timestamp>() else {
+        return false;
+    };
+    let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+    now.as_second().saturating_sub(time.as_second()) > grace
+}
+
+/// Removes what is to go; `dry` only tells.
+pub async fn run(cluster: &Cluster, grace: Duration, dry: bool) -> Result<Report, ClusterError> {
+    let scene = Scene::read(cluster).await?;
+    let doomed = scene.doomed(Timestamp::now(), grace);
+    let mut report = Report {
+        removed: Vec::new(),
+        unread: scene.unread.clone(),
+    };
+    if dry {
+        report.removed = doomed;
+        return Ok(report);
+    }
+    let stay = unlist(cluster, &scene, &doomed).await?;
+    fault::point("unlisted");
+    for one in doomed {
+        if one
+            .listed
+            .as_ref()
+            .is_some_and(|listed| stay.contains(&listed.line))
+        {
+            continue;
+        }
+        let went = match scene.claim(&one.claim) {
+            Some(claim) => cluster.delete_as_read(claim).await? == Deletion::Begun,
+            // It was only listed.
+            None => true,
+        };
+        if went {
+            report.removed.push(one);
+        }
+    }
+    Ok(report)
+}
+
+/// Takes generations out of their lines; returns the lines that someone else changed meanwhile.
+async fn unlist(
+    cluster: &Cluster,
+    scene: &Scene,
+    doomed: &[Doomed],
+) -> Result<BTreeSet<Key>, ClusterError> {
+    let mut by_line: BTreeMap<&Key, Vec<&Listed>> = BTreeMap::new();
+    for listed in doomed.iter().filter_map(|one| one.listed.as_ref()) {
+        by_line.entry(&listed.line).or_default().push(listed);
+    }
+    let mut stay = BTreeSet::new();
+    for (key, gone) in by_line {
+        let Some(mut line) = scene.lines.iter().find(|line| line.key == *key).cloned() else {
+            continue;
+        };
+        for listed in gone {
+            if let Some(entry) = line.nodes.get_mut(&listed.node) {
+                entry.generations.retain(|one| one.number != listed.number);
+            }
+        }
+        if cluster
+            .replace::<ConfigMap>(&line.to_config_map())
+            .await?
+            .is_none()
+        {
+            stay.insert(key.clone());
+        }
+    }
+    Ok(stay)
+}
+
+/// Cleans at the end of a job, unless another does or has just done so.
+pub async fn after_job(cluster: &Cluster, config: &Config) -> Result<(), ClusterError> {
+    let Some(lease) = acquire(cluster, &config.pod_name).await? else {
+        return Ok(());
+    };
+    let grace = GRACE.max(config.prepare_timeout + MARGIN);
+    let report = run(cluster, grace, false).await;
+    release(cluster, lease).await;
+    let report = report?;
+    if !report.removed.is_empty() {
+        tracing::debug!(?report, "old generations removed");
+    }
+    Ok(())
+}
+
+async fn acquire(cluster: &Cluster, holder: &str) -> Result<Option<Lease>, ClusterError> {
+    let now = Timestamp::now();
+    let held = |metadata: ObjectMeta| Lease {
+        metadata,
+        spec: Some(LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(MicroTime(now)),
+            ..LeaseSpec::default()
+        }),
+    };
+    let Some(found) = cluster.get::<Lease>(LEASE).await? else {
+        let metadata = ObjectMeta {
+            name: Some(LEASE.to_owned()),
+            ..ObjectMeta::default()
+        };
+        return cluster.create_new(&held(metadata)).await;
+    };
+    let renewed = found
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.renew_time.as_ref());
+    let since = renewed.map_or(i64::MAX, |time| now.as_second() - time.0.as_second());
+    if since < i64::from(LEASE_SECONDS) {
+        return Ok(None);
+    }
+    cluster.replace(&held(found.metadata)).await
+}
+
+/// Best effort: it runs out by itself.
+async fn release(cluster: &Cluster, mut lease: Lease) {
+    if let Some(spec) = &mut lease.spec {
+        spec.holder_identity = None;
+    }
+    let _ = cluster.replace(&lease).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cache::line::{Generation, Lineage};
+
+    const NOW: &str = "2026-01-02T00:00:00Z";
+    const OLD: &str = "2026-01-01T00:00:00Z";
+    const YOUNG: &str = "2026-01-01T23:59:00Z";
+
+    fn claim(name: &str, role: &str, time: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let mut claim = json!({
+            "metadata": {"name": name, "uid": format!("uid-{name}"), "creationTimestamp": time,
+                         "labels": {ROLE_LABEL: role}, "annotations": {SEALED_ANNOTATION: time}},
+            "spec": {}, "status": {"phase": "Bound"},
+        });
+        change(&mut claim);
+        claim
+    }
+
+    /// A line of generations 1 to `last` on node n1, all superseded long ago but the last.
+    fn line(last: u64, keep: u32) -> Line {
+        let mut line = Line::new("octo/demo/main".parse().unwrap());
+        line.keep = keep;
+        let entry = line.nodes.entry("n1".to_owned()).or_default();
+        for number in 1..=last {
+            entry.promote(Generation {
+                number,
+                claim: format!("g{number}"),
+                uid: format!("uid-g{number}"),
+                size: "1Gi".to_owned(),
+                class: None,
+                base: None,
+                depth: 0,
+                lineage: Lineage::default(),
+                time: OLD.to_owned(),
+                superseded: None,
+                tainted: None,
+            });
+        }
+        line
+    }
+
+    fn scene(lines: Vec<Line>, claims: Vec<Value>) -> Scene {
+        let claims = claims.into_iter().map(serde_json::from_value);
+        Scene {
+            claims: claims.collect::<Result<_, _>>().unwrap(),
+            lines,
+            ..Scene::default()
+        }
+    }
+
+    fn names(scene: &Scene) -> Vec<String> {
+        let doomed = scene.doomed(NOW.parse().unwrap(), GRACE);
+        doomed.into_iter().map(|one| one.claim).collect()
+    }
+
+    fn generations(count: u64) -> Vec<Value> {
+        (1..=count)
+            .map(|number| claim(&format!("g{number}"), "generation", OLD, |_| ()))
+            .collect()
+    }
+
+    #[test]
+    fn the_current_generation_and_those_to_keep_stay() {
+        assert_eq!(
+            names(&scene(vec![line(5, 2)], generations(5))),
+            ["g2", "g1"]
+        );
+        assert_eq!(
+            names(&scene(vec![line(5, 0)], generations(5))),
+            ["g4", "g3", "g2", "g1"]
+        );
+        let mut rolled_back = line(5, 1);
+        let entry = rolled_back.nodes.get_mut("n1").unwrap();
+        entry.point_to(1, OLD);
+        assert_eq!(
+            names(&scene(vec![rolled_back], generations(5))),
+            ["g4", "g3", "g2"]
+        );
+    }
+
+    #[test]
+    fn what_was_superseded_within_the_grace_stays() {
+        let mut line = line(3, 0);
+        let entry = line.nodes.get_mut("n1").unwrap();
+        entry.generations[1].superseded = Some(YOUNG.to_owned());
+        assert_eq!(names(&scene(vec![line], generations(3))), ["g1"]);
+    }
+
+    #[test]
+    fn the_source_of_a_pending_clone_stays() {
+        let mut claims = generations(3);
+        claims.push(claim("job", "clone", YOUNG, |claim| {
+            claim["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": "g1"});
+            claim["status"]["phase"] = json!("Pending");
+        }));
+        assert_eq!(names(&scene(vec![line(3, 0)], claims.clone())), ["g2"]);
+        claims[3]["status"]["phase"] = json!("Bound");
+        let scene = scene(vec![line(3, 0)], claims);
+        let doomed = scene.doomed(NOW.parse().unwrap(), GRACE);
+        assert_eq!(doomed[1].clones, 1);
+    }
+
+    #[test]
+    fn a_generation_that_no_line_names_goes_after_the_grace() {
+        let orphans = |time| vec![claim("lost", "generation", time, |_| ())];
+        assert_eq!(names(&scene(vec![line(1, 0)], orphans(OLD))), ["lost"]);
+        assert!(names(&scene(vec![line(1, 0)], orphans(YOUNG))).is_empty());
+        let mut unread = scene(Vec::new(), orphans(OLD));
+        unread.unread.push("format 2".to_owned());
+        assert!(names(&unread).is_empty());
+    }
+
+    #[test]
+    fn a_claim_of_a_known_name_but_another_uid_is_not_the_generation() {
+        let reborn = claim("g1", "generation", OLD, |claim| {
+            claim["metadata"]["uid"] = json!("another");
+        });
+        assert_eq!(names(&scene(vec![line(1, 0)], vec![reborn])), ["g1"]);
+    }
+
+    #[test]
+    fn clones_of_people_and_of_running_jobs_stay() {
+        let claims = vec![
+            claim("personal", "personal", OLD, |_| ()),
+            claim("owned", "clone", OLD, |claim| {
+                claim["metadata"]["ownerReferences"] =
+                    json!([{"apiVersion": "v1", "kind": "Pod", "name": "r", "uid": "u"}]);
+            }),
+            claim("mounted", "clone", OLD, |_| ()),
+            claim("young", "clone", YOUNG, |_| ()),
+            claim("left", "clone", OLD, |_| ()),
+            claim("foreign", "", OLD, |_| ()),
+        ];
+        let mut scene = scene(Vec::new(), claims);
+        scene.mounted.insert("mounted".to_owned());
+        assert_eq!(names(&scene), ["left"]);
+    }
+}
