@@ -41,8 +41,8 @@ const FAILURES: &[Failure] = &[
         ],
         title: "Image needs credentials",
         cause: "was refused by the registry",
-        remedy: "give the container `credentials:` in the workflow, or the runner pod an \
-                 imagePullSecret, which job pods take over",
+        remedy: "give the container `credentials:` in the workflow, or correct them; a container \
+                 action has none: give the runner pod an imagePullSecret, which its pods take over",
         grace: Some(SHORT_GRACE),
     },
     Failure {

@@ -83,7 +83,7 @@ pub fn wrong_password(stage: Arc<Stage>) -> Acting {
             "driver": {
                 "prepare-job": {
                     "fails": true, "max-ms": 40_000,
-                    "expect": [registry.image("alpine"), "was refused by the registry", "`credentials:`"],
+                    "expect": [registry.image("alpine"), "was refused by the registry", "or correct them"],
                 },
                 "conclusion": "failure",
             },
