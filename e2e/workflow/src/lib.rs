@@ -19,6 +19,7 @@ pub mod directive;
 pub mod expression;
 pub mod harness;
 pub mod job;
+pub mod proxy;
 pub mod report;
 pub mod runner;
 pub mod scenarios;

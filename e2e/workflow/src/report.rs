@@ -74,6 +74,9 @@ pub struct Call {
     pub stdout_bytes: u64,
     /// Bytes on its standard error.
     pub stderr_bytes: u64,
+    /// Errors, warnings and notices, in that form: `error: text`, or `error title=A title: text`.
+    #[serde(default)]
+    pub annotations: Vec<String>,
     /// The part of the log that the directives wanted to be hashed.
     pub digest: Option<Digested>,
     /// A process left behind kept the pipes open until the runner gave up.
@@ -104,6 +107,6 @@ pub struct StepReport {
     pub outputs: BTreeMap<String, String>,
     /// The step's summary, as uploaded.
     pub summary: String,
-    /// Errors, warnings and notices, in that form: `error: text`.
+    /// Those of its calls, and the runner's own.
     pub annotations: Vec<String>,
 }

@@ -24,9 +24,20 @@ pub struct Request {
     pub uri: String,
     /// Who.
     pub user: User,
+    /// The answer.
+    #[serde(default, rename = "responseStatus")]
+    pub status: Status,
     /// Where in its life the request was.
     #[serde(default)]
     pub stage: String,
+}
+
+/// The status of an answer.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Status {
+    /// The HTTP status.
+    #[serde(default)]
+    pub code: u16,
 }
 
 /// The user of a request.

@@ -10,7 +10,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
 };
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{self as rbac, PolicyRule};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
@@ -20,19 +20,17 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::paths::Paths;
-use super::values::Values;
+use super::values::{Values, stock_rules};
 use crate::job::Job;
 
 /// The namespace of the scale set.
-const NAMESPACE: &str = "arc-runners";
+pub const NAMESPACE: &str = "arc-runners";
 /// The template of the scale set.
 const TEMPLATE: &str = "conan-zfs.yaml";
 /// In every namespace, a moment after it was made.
 const ROOT_CERTIFICATES: &str = "kube-root-ca.crt";
 /// The `ConfigMap` that the values mount as hook template.
 pub const TEMPLATE_MAP: &str = "github-arc-container-hooks";
-/// What the chart calls account, role and binding.
-const SERVICE_ACCOUNT: &str = "conan-zfs-gha-rs-kube-mode";
 /// Carried by runner pods.
 const RUNNER_LABEL: &str = "actions-ephemeral-runner=True";
 /// Writes of the harness.
@@ -60,6 +58,48 @@ impl Turn {
             flock(&lock, FlockOperation::LockExclusive)?;
         }
         Ok(Self { _lock: lock })
+    }
+}
+
+/// What a runner's account may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// What the shipped values give: ARC's rights, and to watch pods and to list events.
+    #[default]
+    Shipped,
+    /// What ARC's chart gives by itself.
+    Stock,
+    /// The same but for `create` of `secrets`.
+    Lacking,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Shipped, Self::Stock, Self::Lacking];
+
+    /// What the chart calls account, role and binding.
+    #[must_use]
+    pub fn account(self) -> &'static str {
+        match self {
+            Self::Shipped => "conan-zfs-gha-rs-kube-mode",
+            Self::Stock => "stock-gha-rs-kube-mode",
+            Self::Lacking => "lacking-gha-rs-kube-mode",
+        }
+    }
+
+    fn rules(self, values: &Values) -> Vec<PolicyRule> {
+        match self {
+            Self::Shipped => values.role_rules(),
+            Self::Stock => stock_rules(),
+            Self::Lacking => {
+                let mut rules = stock_rules();
+                for rule in &mut rules {
+                    if rule.resources.as_deref() == Some(&["secrets".to_owned()]) {
+                        rule.verbs.retain(|verb| verb != "create");
+                    }
+                }
+                rules
+            }
+        }
     }
 }
 
@@ -134,23 +174,24 @@ impl Cluster {
 
     /// What `helm install` and the README's `kubectl apply` make.
     async fn install(&self, template: &str) -> anyhow::Result<()> {
-        let metadata = json!({"name": SERVICE_ACCOUNT});
-        let account: ServiceAccount = serde_json::from_value(json!({"metadata": metadata}))?;
-        let role: Role = serde_json::from_value(
-            json!({"metadata": metadata, "rules": self.values.role_rules()}),
-        )?;
-        let binding: RoleBinding = serde_json::from_value(json!({
-            "metadata": metadata,
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": SERVICE_ACCOUNT,
-            },
-            "subjects": [{
-                "kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": self.namespace,
-            }],
-        }))?;
-        self.apply(&account).await?;
-        self.apply(&role).await?;
-        self.apply(&binding).await?;
+        for role in Role::ALL {
+            let name = role.account();
+            let metadata = json!({"name": name});
+            let account: ServiceAccount = serde_json::from_value(json!({"metadata": metadata}))?;
+            let rules = role.rules(&self.values);
+            let role: rbac::Role =
+                serde_json::from_value(json!({"metadata": metadata, "rules": rules}))?;
+            let binding: rbac::RoleBinding = serde_json::from_value(json!({
+                "metadata": metadata,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+                "subjects": [{
+                    "kind": "ServiceAccount", "name": name, "namespace": self.namespace,
+                }],
+            }))?;
+            self.apply(&account).await?;
+            self.apply(&role).await?;
+            self.apply(&binding).await?;
+        }
         self.apply(&self.template_map(template)?).await
     }
 
@@ -181,10 +222,10 @@ impl Cluster {
         Ok(content.into_values().next())
     }
 
-    /// The account of the runner pods.
+    /// The account of the runner pods that the shipped values make.
     #[must_use]
     pub fn service_account(&self) -> &'static str {
-        SERVICE_ACCOUNT
+        Role::Shipped.account()
     }
 
     /// Objects of one kind in the scale set's namespace.

@@ -33,6 +33,12 @@ impl Paths {
         self.state.join("kubeconfig")
     }
 
+    /// A key or certificate of the cluster.
+    #[must_use]
+    pub fn pki(&self, name: &str) -> PathBuf {
+        self.state.join("pki").join(name)
+    }
+
     /// Requests that concern the runners' namespace, one JSON object a line.
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {

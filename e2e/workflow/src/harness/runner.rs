@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
 use super::audit::{Mark, Request};
-use super::cluster::{Cluster, TEMPLATE_MAP};
+use super::cluster::{Cluster, Role, TEMPLATE_MAP};
 use super::process;
 use crate::report::Report;
 use crate::runner::guid::guid;
@@ -31,6 +31,8 @@ pub struct Options {
     pub variables: Vec<(String, String)>,
     /// Pull secrets of the runner pod.
     pub pull_secrets: Vec<String>,
+    /// Another Role.
+    pub role: Role,
 }
 
 /// A running runner pod. The driver in it takes one job.
@@ -40,6 +42,7 @@ pub struct Runner {
     pub name: String,
     uid: String,
     pid: u32,
+    role: Role,
     before: BTreeSet<String>,
     audit: Option<Mark>,
 }
@@ -74,7 +77,7 @@ impl Runner {
         if options.template.is_some() {
             values.rename_config_map(TEMPLATE_MAP, &name);
         }
-        let pod = values.runner_pod(&name, cluster.service_account())?;
+        let pod = values.runner_pod(&name, options.role.account())?;
         let pod = pods
             .create(&PostParams::default(), &pod)
             .await
@@ -95,6 +98,7 @@ impl Runner {
             name,
             uid,
             pid: 0,
+            role: options.role,
             before,
             audit: Mark::here(&cluster.paths.audit_log()),
         };
@@ -186,7 +190,7 @@ impl Runner {
         let requests = self
             .audit
             .as_ref()
-            .and_then(|mark| mark.requests_of(self.cluster.service_account()).ok());
+            .and_then(|mark| mark.requests_of(self.role.account()).ok());
         Ok(Outcome {
             report: serde_json::from_str(&text).context("the driver's report is malformed")?,
             log: self.log(),
@@ -198,6 +202,12 @@ impl Runner {
     pub async fn remove(self) -> anyhow::Result<()> {
         self.cluster.delete_runner(&self.name).await?;
         self.cluster.await_nothing_left(&self.before).await
+    }
+
+    /// Deletes what ARC would, beside other runners: what is left of all of them is looked for
+    /// when they are done.
+    pub async fn discard(self) -> anyhow::Result<()> {
+        self.cluster.delete_runner(&self.name).await
     }
 
     /// Deletes the runner pod and nothing else: what belongs to it must

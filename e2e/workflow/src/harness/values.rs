@@ -140,19 +140,7 @@ impl Values {
     /// The rules of the Role that the chart makes.
     #[must_use]
     pub fn role_rules(&self) -> Vec<PolicyRule> {
-        let rule = |group: &str, resource: &str, verbs: &[&str]| PolicyRule {
-            api_groups: Some(vec![group.to_owned()]),
-            resources: Some(vec![resource.to_owned()]),
-            verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
-            ..PolicyRule::default()
-        };
-        let mut rules = vec![
-            rule("", "pods", &["get", "list", "create", "delete"]),
-            rule("", "pods/exec", &["get", "create"]),
-            rule("", "pods/log", &["get", "list", "watch"]),
-            rule("batch", "jobs", &["get", "list", "create", "delete"]),
-            rule("", "secrets", &["get", "list", "create", "delete"]),
-        ];
+        let mut rules = stock_rules();
         rules.extend(
             self.container_mode
                 .kubernetes_mode_additional_role_rules
@@ -160,6 +148,24 @@ impl Values {
         );
         rules
     }
+}
+
+/// The rules that the chart makes of empty values.
+#[must_use]
+pub fn stock_rules() -> Vec<PolicyRule> {
+    let rule = |group: &str, resource: &str, verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        ..PolicyRule::default()
+    };
+    vec![
+        rule("", "pods", &["get", "list", "create", "delete"]),
+        rule("", "pods/exec", &["get", "create"]),
+        rule("", "pods/log", &["get", "list", "watch"]),
+        rule("batch", "jobs", &["get", "list", "create", "delete"]),
+        rule("", "secrets", &["get", "list", "create", "delete"]),
+    ]
 }
 
 fn runner_container(spec: &mut Map<String, Value>) -> anyhow::Result<&mut Value> {

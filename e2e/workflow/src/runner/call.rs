@@ -214,6 +214,7 @@ fn measured(command: &str, step: &str, exit: &Exit, log: &StepLog<'_>) -> Call {
         max_rss_kb: exit.usage.maxrss / 1024,
         stdout_bytes: log.bytes(Stream::Stdout),
         stderr_bytes: log.bytes(Stream::Stderr),
+        annotations: log.effects.annotations.clone(),
         digest: log.digest(),
         held_pipes: exit.held_pipes,
     }

@@ -34,7 +34,7 @@ pub struct Effects {
     pub outputs: BTreeMap<String, String>,
     /// `save-state`.
     pub state: BTreeMap<String, String>,
-    /// `kind: message`.
+    /// `kind: message`, or `kind title=A title: message`.
     pub annotations: Vec<String>,
     /// A command threw, which fails the step.
     pub failed: bool,
@@ -270,7 +270,10 @@ impl<'a> StepLog<'a> {
             kind @ ("error" | "warning" | "notice") => {
                 let message: String = command.data.chars().take(LONGEST_MESSAGE).collect();
                 let shown = self.state.masked(&message).unwrap_or(message);
-                self.effects.annotations.push(format!("{kind}: {shown}"));
+                let title = command.property("title");
+                let title = title.map_or_else(String::new, |title| format!(" title={title}"));
+                let annotation = format!("{kind}{title}: {shown}");
+                self.effects.annotations.push(annotation);
                 self.print(&format!("##[{kind}]{shown}"));
             }
             "group" => self.print(&format!("##[group]{}", command.data)),

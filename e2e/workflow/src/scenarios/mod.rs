@@ -5,10 +5,13 @@
 
 mod attacks;
 mod caches;
+mod causes;
 mod credentials;
 mod faults;
 mod limits;
 mod pods;
+mod proxied;
+mod roles;
 mod users;
 
 use std::future::Future;
@@ -291,7 +294,20 @@ pub fn all() -> Vec<Scenario> {
             faults::pod_deleted,
         )
         .within(Duration::from_mins(4)),
-        Scenario::code("a step out of memory is a failure", faults::out_of_memory),
+        Scenario::code("ARC's own Role is enough, and more is used", roles::both),
+        Scenario::code(
+            "a job comes through requests that fail",
+            proxied::failing_requests,
+        ),
+        Scenario::code(
+            "a job comes through connections that break",
+            proxied::cut_connections,
+        ),
+        Scenario::code(
+            "every cause of failure is named, with its remedy",
+            causes::explained,
+        )
+        .within(Duration::from_mins(5)),
         Scenario::code(
             "steps do not notice that the API server is away",
             faults::api_outage,
