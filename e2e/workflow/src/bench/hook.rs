@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::agent::{Measured, Order};
 use super::seat::Seat;
-use crate::harness::cluster::Cluster;
+use crate::harness::cluster::{Cluster, Role};
 use crate::harness::process;
 use crate::harness::runner::{Options, Runner};
 use crate::job::Job;
@@ -47,12 +47,13 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// Starts a runner pod and lays it out as the runner would.
-    pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+    /// Starts a runner pod with these rights and lays it out as the runner would.
+    pub async fn start(cluster: &Cluster, role: Role) -> anyhow::Result<Self> {
         let options = Options {
             template: Some(TEMPLATE.to_owned()),
             // A log of any length, and what the floors leave until they are removed.
             work_size: Some("4Gi".to_owned()),
+            role,
             ..Options::default()
         };
         let runner = Runner::start(cluster, &options).await?;

@@ -18,7 +18,7 @@ mod measures;
 mod seat;
 pub mod table;
 
-use crate::harness::cluster::Cluster;
+use crate::harness::cluster::{Cluster, Role};
 use crate::harness::paths::Paths;
 use hook::Hook;
 use table::Row;
@@ -53,7 +53,7 @@ pub async fn run(
 ) -> anyhow::Result<Vec<Row>> {
     anyhow::ensure!(runs > 0, "nothing is measured in 0 runs");
     let cluster = Cluster::connect(Paths::new()).await?;
-    let hook = Hook::start(&cluster).await?;
+    let hook = Hook::start(&cluster, Role::Shipped).await?;
     show(&table::head());
     let mut bench = Bench {
         cluster,
@@ -76,7 +76,8 @@ pub async fn run(
 impl Bench<'_> {
     async fn groups(&mut self, groups: &[Group]) -> anyhow::Result<()> {
         if groups.contains(&Group::Jobs) {
-            self.jobs().await?;
+            self.jobs(Role::Shipped).await?;
+            self.jobs_of_stock().await?;
         }
         if groups.iter().all(|&group| group == Group::Jobs) {
             return Ok(());
@@ -93,6 +94,16 @@ impl Bench<'_> {
         }
         self.end_job().await?;
         Ok(())
+    }
+
+    /// Jobs of another runner, which has no more than ARC's own rights.
+    async fn jobs_of_stock(&mut self) -> anyhow::Result<()> {
+        let stock = Hook::start(&self.cluster, Role::Stock).await?;
+        let shipped = std::mem::replace(&mut self.hook, stock);
+        let measured = self.jobs(Role::Stock).await;
+        let stock = std::mem::replace(&mut self.hook, shipped);
+        let removed = stock.runner.remove().await;
+        measured.and(removed)
     }
 
     fn tell(&mut self, row: Row) {
