@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::admin::cache::Cache;
 use crate::admin::completions::Completions;
 use crate::admin::doctor::Doctor;
 use crate::admin::gc::Gc;
@@ -32,6 +33,7 @@ enum Verb {
     Completions(Completions),
     Man(Manual),
     Gc(Box<Gc>),
+    Cache(Box<Cache>),
     /// Runs as PID 1 of a job's container and starts its steps
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Completions(completions)) => plainly(completions.run(documented())),
         Some(Verb::Man(manual)) => plainly(manual.run(documented())),
         Some(Verb::Gc(gc)) => plainly(gc.run()),
+        Some(Verb::Cache(cache)) => plainly(cache.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Init(init)) => plainly(init.run()),

@@ -1,6 +1,7 @@
 //! Verbs for people, one file each.
 
 pub mod access;
+pub mod cache;
 pub mod completions;
 pub mod doctor;
 pub mod gc;

@@ -226,7 +226,7 @@ impl Scene {
 }
 
 /// The claim that another is cloned from.
-fn source(claim: &PersistentVolumeClaim) -> Option<&str> {
+pub(crate) fn source(claim: &PersistentVolumeClaim) -> Option<&str> {
     let source = claim.spec.as_ref()?.data_source.as_ref()?;
     (source.kind == "PersistentVolumeClaim").then_some(source.name.as_str())
 }

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use serde_json::{Value, json};
 
 use super::line::{Generation, Line};
+use super::pattern::Key;
 use super::record::{CacheRecord, Expected, Target};
 use super::{
     LINE_ANNOTATION, LINE_LABEL, NUMBER_ANNOTATION, ROLE_LABEL, Role, SEALED_ANNOTATION, clone,
@@ -64,7 +65,7 @@ where
         .map_or(1, super::Generations::next);
     let begin = Instant::now();
     let sealed = cluster
-        .patch::<PersistentVolumeClaim>(&cache.claim, &cache.uid, seal(target, number, now))
+        .patch::<PersistentVolumeClaim>(&cache.claim, &cache.uid, seal(&target.line, number, now))
         .await?;
     let Some(sealed) = sealed else {
         return Ok(Outcome::Refused("its claim is gone".to_owned()));
@@ -143,16 +144,16 @@ fn beaten(line: &Line, target: &Target, cache: &CacheRecord) -> Option<Outcome> 
 }
 
 /// Makes the claim a generation, which no runner pod takes along.
-fn seal(target: &Target, number: u64, now: &str) -> Value {
+pub(crate) fn seal(line: &Key, number: u64, now: &str) -> Value {
     json!({"metadata": {
         "ownerReferences": null,
         "labels": {
             ROLE_LABEL: Role::Generation.as_str(),
-            LINE_LABEL: target.line.hash(),
+            LINE_LABEL: line.hash(),
             crate::pod::names::RUNNER_POD_LABEL: null,
         },
         "annotations": {
-            LINE_ANNOTATION: target.line.to_string(),
+            LINE_ANNOTATION: line.to_string(),
             NUMBER_ANNOTATION: number.to_string(),
             SEALED_ANNOTATION: now,
         },

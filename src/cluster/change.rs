@@ -1,5 +1,6 @@
 //! Changes of objects that others may change at the same time.
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -13,6 +14,9 @@ impl Known for ConfigMap {
 }
 impl Known for Lease {
     const RESOURCE: &'static str = "leases";
+}
+impl Known for Job {
+    const RESOURCE: &'static str = "jobs";
 }
 
 /// The object is not there, or not as the caller knew it.

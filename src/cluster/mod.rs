@@ -11,6 +11,7 @@ mod evidence;
 mod log;
 mod retry;
 mod review;
+mod volume;
 mod watch;
 
 use std::fmt::Debug;

@@ -92,6 +92,8 @@ pub struct State {
     pub faults: Vec<Fault>,
     /// What becomes of pods.
     pub kubelet: Kubelet,
+    /// Exit code of the programs of Jobs, which end at once.
+    pub job_exit: i32,
     /// No claim is ever bound.
     pub claims_wait: bool,
     pub(crate) supervisors: BTreeMap<String, Child>,

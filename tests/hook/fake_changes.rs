@@ -1,9 +1,12 @@
-//! Changes of objects on the fake API server: replaced, patched, and the claims that a driver
-//! would bind.
+//! Changes of objects on the fake API server: replaced, patched, the claims that a driver would
+//! bind, and the pods that a Job would have.
 
 use serde_json::{Value, json};
 
 use crate::fake_api::{Answer, State, object, status};
+
+/// By it the Job's controller marks the Job's pods.
+pub const JOB_LABEL: &str = "batch.kubernetes.io/job-name";
 
 fn conflict(name: &str) -> Answer {
     status(
@@ -69,6 +72,26 @@ impl State {
         } else {
             json!({"phase": "Pending"})
         };
+        claim["spec"]["volumeName"] = json!("pv-1");
+    }
+
+    /// A Job's pod, which has ended already.
+    pub(crate) fn run_job(&mut self, job: &str, object: &Value) {
+        let name = format!("{job}-0");
+        let (phase, reason) = match self.job_exit {
+            0 => ("Succeeded", "Completed"),
+            _ => ("Failed", "Error"),
+        };
+        let mut pod = object["spec"]["template"].clone();
+        pod["metadata"] = json!({"name": name, "uid": format!("uid-of-{name}"),
+            "labels": {JOB_LABEL: job}});
+        pod["spec"]["nodeName"] = json!("node-1");
+        let container = &pod["spec"]["containers"][0];
+        let ended = json!({"name": container["name"], "image": container["image"], "imageID": "",
+            "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": self.job_exit, "reason": reason}}});
+        pod["status"] = json!({"phase": phase, "containerStatuses": [ended]});
+        self.objects.insert(("pods".to_owned(), name), pod);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fake_api::{Answer, BINARY, Kubelet, State, object, status, text};
+use crate::fake_changes::JOB_LABEL;
 
 impl State {
     pub(crate) fn act(
@@ -106,6 +107,9 @@ impl State {
         new["metadata"]["resourceVersion"] = json!(self.serial.to_string());
         if resource == "persistentvolumeclaims" {
             self.provision(&mut new);
+        }
+        if resource == "jobs" {
+            self.run_job(&name, &new);
         }
         if resource == "pods" {
             new["status"] = json!({"phase": "Pending"});
@@ -231,6 +235,10 @@ impl State {
         }
         let answer = object(200, found);
         self.objects.remove(&key);
+        if resource == "jobs" {
+            let of_job = |one: &Value| one["metadata"]["labels"][JOB_LABEL] == name;
+            self.objects.retain(|_, one| !of_job(one));
+        }
         answer
     }
 }

@@ -17,3 +17,4 @@ mod rbac;
 mod render;
 mod requests;
 mod runner;
+mod verbs;

@@ -1,0 +1,67 @@
+//! `arc-hook cache clone`: a person's own clone, for a dev container.
+
+use anyhow::Context as _;
+use clap::Args;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+
+use super::scene::{self, Scene};
+use super::{Chosen, print, store, warn, with_cluster};
+use crate::cache::{Role, clone};
+use crate::cluster::Cluster;
+use crate::spool::Nonce;
+
+const EXAMPLES: &str = "\
+Examples:
+  arc-hook cache clone octo/demo/main --name conan-home-alice
+  kubectl apply -f hook-templates/dev-container.yaml";
+
+/// Clones a generation for a person
+///
+/// The claim is nobody's but theirs: no job and no `gc` takes it, and it is deleted by `kubectl
+/// delete pvc`. `hook-templates/dev-container.yaml` is a pod for it.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Clone {
+    #[command(flatten)]
+    chosen: Chosen,
+
+    /// Name of the new claim
+    #[arg(long, value_name = "PVC")]
+    name: String,
+
+    /// Another generation than the current one
+    #[arg(long, value_name = "NUMBER")]
+    generation: Option<u64>,
+}
+
+impl Clone {
+    pub fn run(&self) -> anyhow::Result<()> {
+        with_cluster(&self.chosen.access, async |cluster| {
+            self.act(&cluster).await
+        })
+    }
+
+    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let scene = Scene::read(cluster).await?;
+        let line = scene.line(&self.chosen.line)?;
+        let (node, entry) = scene::entry(line, self.chosen.node.as_deref())?;
+        let one = scene::generation(line, node, entry, self.generation)?;
+        let told = format!("{} generation {}", line.key, one.number);
+        if let Some(taint) = &one.tainted {
+            warn(&format!("{told} is tainted: {}", taint.reason));
+        }
+        let parent = cluster.get::<PersistentVolumeClaim>(&one.claim).await?;
+        clone::usable(parent.as_ref(), Some(&one.uid))
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("clone {told}"))?;
+        let parent = parent.with_context(|| format!("clone {told}: its claim is gone"))?;
+        let spec = clone::of(&parent);
+        let manifest = store::manifest(&self.name, Role::Personal, &spec, Some(node), &told);
+        store::create(cluster, &manifest, &Nonce::random()?).await?;
+        store::bound(cluster, &self.name).await?;
+        print(&format!(
+            "claim `{}` is a clone of {told}, on node `{node}`\n",
+            self.name
+        ))
+    }
+}

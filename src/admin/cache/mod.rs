@@ -1,0 +1,121 @@
+//! `arc-hook cache`: the lines of caches and their generations, for people.
+//!
+//! Verbs that change something go by the rules of [`crate::cache`]: a claim is sealed before a line
+//! names it, a line is replaced as it was read, and what a line no longer names is deleted last.
+
+mod clone;
+mod delete;
+mod fill;
+mod init;
+mod list;
+mod promote;
+mod rebase;
+mod rollback;
+mod scene;
+mod show;
+mod store;
+mod taint;
+
+use std::future::Future;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use k8s_openapi::jiff::Timestamp;
+
+use super::access::Access;
+use super::{Format, print};
+use crate::cache::{Key, Lineage};
+use crate::cluster::Cluster;
+use crate::hook::api::Api;
+
+/// How long an API server that does not answer is asked.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Looks after the parents that jobs clone their caches from
+#[derive(Debug, Args)]
+pub struct Cache {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    List(list::List),
+    Show(show::Show),
+    Init(Box<init::Init>),
+    Clone(clone::Clone),
+    Promote(promote::Promote),
+    Rollback(rollback::Rollback),
+    Taint(taint::Taint),
+    Rebase(Box<rebase::Rebase>),
+    Delete(delete::Delete),
+}
+
+impl Cache {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// It cannot be done, or the API server not be asked.
+    pub fn run(&self) -> anyhow::Result<()> {
+        match &self.verb {
+            Verb::List(verb) => verb.run(),
+            Verb::Show(verb) => verb.run(),
+            Verb::Init(verb) => verb.run(),
+            Verb::Clone(verb) => verb.run(),
+            Verb::Promote(verb) => verb.run(),
+            Verb::Rollback(verb) => verb.run(),
+            Verb::Taint(verb) => verb.run(),
+            Verb::Rebase(verb) => verb.run(),
+            Verb::Delete(verb) => verb.run(),
+        }
+    }
+}
+
+/// A line, and where.
+#[derive(Debug, Args)]
+struct Chosen {
+    /// The line, as `arc-hook cache list` names it
+    line: Key,
+
+    /// The node, for a line that has generations on several
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    #[command(flatten)]
+    access: Access,
+}
+
+/// Connects, and waits for an act.
+fn with_cluster<F: Future<Output = anyhow::Result<()>>>(
+    access: &Access,
+    act: impl FnOnce(Cluster) -> F,
+) -> anyhow::Result<()> {
+    let api: Api = access.connect()?;
+    let cluster = api.cluster.patient(PATIENCE).telling(tell);
+    api.run(act(cluster))
+}
+
+/// Tells a person what goes on. Results are printed, so that a script can read them.
+fn tell(words: &str) {
+    eprintln!("{words}");
+}
+
+fn warn(words: &str) {
+    eprintln!("warning: {words}");
+}
+
+/// The time, in whole seconds.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// Who writes a generation by a verb.
+fn person(verb: &str) -> Lineage {
+    Lineage {
+        trusted: true,
+        actor: std::env::var("USER").unwrap_or_default(),
+        event: verb.to_owned(),
+        ..Lineage::default()
+    }
+}

@@ -1,0 +1,364 @@
+//! What there is of caches in a namespace, and how it hangs together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, anyhow, bail};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+
+use crate::cache::gc::source;
+use crate::cache::{Generation, Generations, Key, Line, ROLE_LABEL, Role};
+use crate::cluster::{Cluster, ClusterError};
+
+/// Lines, claims, and the pods that mount them.
+#[derive(Debug, Clone, Default)]
+pub struct Scene {
+    /// Every line that can be read.
+    pub lines: Vec<Line>,
+    /// Why others cannot.
+    pub unread: Vec<String>,
+    /// Every claim.
+    pub claims: Vec<PersistentVolumeClaim>,
+    /// Pods by the claim that they mount.
+    pub pods: BTreeMap<String, Vec<String>>,
+}
+
+/// A generation and its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'s> {
+    /// Its line.
+    pub key: &'s Key,
+    /// Its node.
+    pub node: &'s str,
+    /// What the line says of it.
+    pub generation: &'s Generation,
+}
+
+impl Scene {
+    /// Reads it.
+    pub async fn read(cluster: &Cluster) -> Result<Self, ClusterError> {
+        let label = format!("{ROLE_LABEL}={}", Role::Line.as_str());
+        let (claims, pods, maps) = tokio::try_join!(
+            cluster.list::<PersistentVolumeClaim>(None),
+            cluster.list::<Pod>(None),
+            cluster.list::<ConfigMap>(Some(&label)),
+        )?;
+        let mut scene = Self {
+            claims,
+            ..Self::default()
+        };
+        for map in &maps {
+            match Line::read(map) {
+                Ok(line) => scene.lines.push(line),
+                Err(error) => scene.unread.push(error.to_string()),
+            }
+        }
+        scene.lines.sort_by(|one, other| one.key.cmp(&other.key));
+        for pod in &pods {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            for claim in mounted(pod) {
+                scene.pods.entry(claim).or_default().push(name.clone());
+            }
+        }
+        Ok(scene)
+    }
+
+    /// The line of a key.
+    pub fn line(&self, key: &Key) -> anyhow::Result<&Line> {
+        let found = self.lines.iter().find(|line| line.key == *key);
+        found.ok_or_else(|| {
+            let known: Vec<String> = self.lines.iter().map(|line| line.key.to_string()).collect();
+            let known = match known.as_slice() {
+                [] => "there are none; `arc-hook cache init` makes one".to_owned(),
+                known => format!("there are {}", known.join(", ")),
+            };
+            anyhow!("find the line `{key}`: {known}")
+        })
+    }
+
+    /// Claims that were cloned from a claim.
+    pub fn clones(&self, claim: &str) -> Vec<&str> {
+        let is_clone = |one: &&PersistentVolumeClaim| source(one) == Some(claim);
+        let clones = self.claims.iter().filter(is_clone);
+        clones
+            .filter_map(|one| one.metadata.name.as_deref())
+            .collect()
+    }
+
+    /// The pods that mount a claim.
+    pub fn mounted_by(&self, claim: &str) -> &[String] {
+        self.pods.get(claim).map_or(&[], Vec::as_slice)
+    }
+
+    /// The claim of that name.
+    pub fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
+        let is_it = |claim: &&PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
+        self.claims.iter().find(is_it)
+    }
+
+    /// Every generation of every line.
+    pub fn generations(&self) -> impl Iterator<Item = Place<'_>> {
+        self.lines.iter().flat_map(|line| {
+            line.nodes.iter().flat_map(|(node, entry)| {
+                entry.generations.iter().map(|generation| Place {
+                    key: &line.key,
+                    node,
+                    generation,
+                })
+            })
+        })
+    }
+
+    /// The generation that a claim was cloned from.
+    pub fn parent(&self, claim: &PersistentVolumeClaim) -> Option<Place<'_>> {
+        let source = source(claim)?;
+        self.generations()
+            .find(|place| place.generation.claim == source)
+    }
+
+    /// The generations that hold what was in this one, near ones first.
+    pub fn descendants(&self, uid: &str) -> Vec<Place<'_>> {
+        let mut known = BTreeSet::from([uid.to_owned()]);
+        let mut found: Vec<Place<'_>> = Vec::new();
+        loop {
+            let more: Vec<Place<'_>> = self
+                .generations()
+                .filter(|place| !known.contains(&place.generation.uid))
+                .filter(|place| {
+                    let base = place.generation.base.as_ref();
+                    base.is_some_and(|base| known.contains(&base.uid))
+                })
+                .collect();
+            if more.is_empty() {
+                return found;
+            }
+            known.extend(more.iter().map(|place| place.generation.uid.clone()));
+            found.extend(more);
+        }
+    }
+}
+
+/// A line's entry for the chosen node, or for its only one.
+pub fn entry<'l>(line: &'l Line, node: Option<&str>) -> anyhow::Result<(&'l str, &'l Generations)> {
+    let nodes: Vec<&str> = line.nodes.keys().map(String::as_str).collect();
+    let node = match (node, nodes.as_slice()) {
+        (Some(node), _) => node,
+        (None, [node]) => node,
+        (None, []) => bail!(
+            "use the line `{}`: it has no generation; `arc-hook cache init` makes one",
+            line.key
+        ),
+        (None, several) => bail!(
+            "choose a node of the line `{}`: it has generations on {}; name one by `--node`",
+            line.key,
+            several.join(", ")
+        ),
+    };
+    let found = line.nodes.get_key_value(node).with_context(|| {
+        format!(
+            "use the line `{}` on node `{node}`: it has generations on {} only",
+            line.key,
+            nodes.join(", ")
+        )
+    })?;
+    Ok((found.0, found.1))
+}
+
+/// The generation of that number, or the current one.
+pub fn generation<'l>(
+    line: &'l Line,
+    node: &str,
+    entry: &'l Generations,
+    number: Option<u64>,
+) -> anyhow::Result<&'l Generation> {
+    let numbers: Vec<String> = entry
+        .generations
+        .iter()
+        .map(|one| one.number.to_string())
+        .collect();
+    match number {
+        Some(number) => entry.get(number).with_context(|| {
+            format!(
+                "find generation {number} of `{}` on node `{node}`: it has {}",
+                line.key,
+                numbers.join(", ")
+            )
+        }),
+        None => entry.current().with_context(|| {
+            format!(
+                "use the line `{}` on node `{node}`: no generation is current; `arc-hook cache \
+                 rollback --to N` makes one",
+                line.key
+            )
+        }),
+    }
+}
+
+fn mounted(pod: &Pod) -> Vec<String> {
+    // Its volumes are no longer in use then.
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return Vec::new();
+    }
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    volumes
+        .into_iter()
+        .flatten()
+        .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+        .map(|claim| claim.claim_name.clone())
+        .collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cache::{Base, Lineage, Taint};
+
+    /// The time of the tests.
+    pub fn noon() -> Timestamp {
+        "2026-01-03T12:00:00Z".parse().unwrap()
+    }
+
+    pub fn made(number: u64, time: &str, base: Option<(&str, u64)>) -> Generation {
+        Generation {
+            number,
+            claim: format!("cache-{number}"),
+            uid: format!("uid-{number}"),
+            size: "200Gi".to_owned(),
+            class: Some("openebs-zfspv".to_owned()),
+            base: base.map(|(line, number)| Base {
+                line: line.parse().unwrap(),
+                number,
+                uid: format!("uid-{number}"),
+            }),
+            depth: u32::from(base.is_some()),
+            lineage: Lineage {
+                trusted: true,
+                repository: "octo/demo".to_owned(),
+                git_ref: "refs/heads/main".to_owned(),
+                sha: "ffac537e6cbbf934b08745a378932722df287a53".to_owned(),
+                run: "1658821493".to_owned(),
+                attempt: "1".to_owned(),
+                actor: "octocat".to_owned(),
+                event: "push".to_owned(),
+                workflow: "CI".to_owned(),
+                job: "build".to_owned(),
+            },
+            time: time.to_owned(),
+            superseded: None,
+            tainted: None,
+        }
+    }
+
+    pub fn claim(name: &str, source: Option<&str>) -> PersistentVolumeClaim {
+        let mut claim: Value = json!({
+            "metadata": {"name": name, "uid": format!("uid-of-{name}")},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "openebs-zfspv"},
+            "status": {"phase": "Bound", "capacity": {"storage": "200Gi"}},
+        });
+        if let Some(source) = source {
+            claim["spec"]["dataSource"] = json!({"kind": "PersistentVolumeClaim", "name": source});
+        }
+        serde_json::from_value(claim).unwrap()
+    }
+
+    /// Two lines, one with a family, clones and a taint, one on two nodes with a long name.
+    pub fn scene() -> Scene {
+        let mut main = Line::new("octo/demo/main".parse().unwrap());
+        let entry = main.nodes.entry("node-1".to_owned()).or_default();
+        entry.promote(made(1, "2026-01-01T00:00:00Z", None));
+        entry.promote(made(2, "2026-01-02T00:00:00Z", Some(("octo/demo/main", 1))));
+        entry.promote(made(3, "2026-01-03T11:10:00Z", Some(("octo/demo/main", 2))));
+        entry.generations[1].tainted = Some(Taint {
+            time: "2026-01-03T11:50:00Z".to_owned(),
+            reason: "a compiler of last year".to_owned(),
+        });
+        let long =
+            "octo/an-extraordinarily-long-name-of-a-repository/refs%2Ftags%2Fa-long-tag-of-it";
+        let mut other = Line::new(long.parse().unwrap());
+        for (node, number) in [("worker-in-a-rack-far-away.example.org", 7), ("node-2", 4)] {
+            let entry = other.nodes.entry(node.to_owned()).or_default();
+            let mut generation = made(number, "2025-11-03T12:00:00Z", Some(("octo/demo/main", 2)));
+            generation.lineage = Lineage {
+                event: "init".to_owned(),
+                actor: "somebody-with-a-long-name".to_owned(),
+                ..Lineage::default()
+            };
+            entry.promote(generation);
+        }
+        Scene {
+            lines: vec![other, main],
+            unread: Vec::new(),
+            claims: vec![
+                claim("cache-3", Some("cache-2")),
+                claim("job-1", Some("cache-3")),
+                claim("job-2", Some("cache-3")),
+                claim("cache-2", Some("cache-1")),
+                claim("cache-1", None),
+            ],
+            pods: BTreeMap::from([("job-1".to_owned(), vec!["runner-workflow".to_owned()])]),
+        }
+    }
+
+    #[test]
+    fn descendants_are_found_across_lines_and_generations() {
+        let scene = scene();
+        let names: Vec<String> = scene
+            .descendants("uid-1")
+            .iter()
+            .map(|place| format!("{} {}", place.node, place.generation.number))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "node-1 2",
+                "node-2 4",
+                "worker-in-a-rack-far-away.example.org 7",
+                "node-1 3"
+            ]
+        );
+        assert!(scene.descendants("uid-3").is_empty());
+    }
+
+    #[test]
+    fn a_circle_of_bases_has_an_end() {
+        let mut scene = scene();
+        let entry = scene.lines[1].nodes.get_mut("node-1").unwrap();
+        entry.generations[0].base = made(9, "", Some(("x", 3))).base;
+        assert_eq!(scene.descendants("uid-2").len(), 4);
+    }
+
+    #[test]
+    fn clones_are_counted_by_their_source_and_uses_by_their_mounts() {
+        let scene = scene();
+        assert_eq!(scene.clones("cache-3"), ["job-1", "job-2"]);
+        assert_eq!(scene.mounted_by("job-1"), ["runner-workflow"]);
+        assert_eq!(scene.mounted_by("job-2"), [""; 0]);
+        let parent = scene.parent(&claim("x", Some("cache-2"))).unwrap();
+        assert_eq!(parent.generation.number, 2);
+    }
+
+    #[test]
+    fn what_is_not_chosen_clearly_is_told() {
+        let scene = scene();
+        let several = entry(&scene.lines[0], None).unwrap_err().to_string();
+        assert!(several.contains("name one by `--node`"), "{several}");
+        let other = entry(&scene.lines[1], Some("node-9"))
+            .unwrap_err()
+            .to_string();
+        assert!(other.contains("has generations on node-1 only"), "{other}");
+        let (node, found) = entry(&scene.lines[1], None).unwrap();
+        let missing = generation(&scene.lines[1], node, found, Some(9)).unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "find generation 9 of `octo/demo/main` on node `node-1`: it has 1, 2, 3"
+        );
+        let unknown = scene.line(&"x".parse().unwrap()).unwrap_err().to_string();
+        assert!(unknown.contains("octo/demo/main"), "{unknown}");
+    }
+}
