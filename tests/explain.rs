@@ -364,6 +364,9 @@ refusals! {
     an_admission_policy_that_denies: 422, "Invalid",
         "pods \"runner-1-workflow\" is forbidden: ValidatingAdmissionPolicy 'job-pods' with binding \
          'job-pods' denied request: host paths are not allowed";
+    our_own_admission_policy_that_denies: 403, "Forbidden",
+        "pods \"runner-1-workflow\" is forbidden: ValidatingAdmissionPolicy 'arc-hook-pods' with \
+         binding 'arc-hook-pods' denied request: the pod must not use another service account";
     a_service_account_that_is_missing: 403, "Forbidden",
         "pods \"runner-1-workflow\" is forbidden: error looking up service account ci/builder: \
          serviceaccount \"builder\" not found";

@@ -95,7 +95,12 @@ fn admission(attempt: &Attempt, message: &str) -> Option<Explanation> {
         Explanation::new(
             "Denied by policy",
             format!("the admission policy `{policy}` denied it: {}", quote(said)),
-            "change the hook template to satisfy that policy, or have the policy exempt job pods",
+            if policy.starts_with("arc-hook-") {
+                "take it out of the hook template, or allow it in the policy, \
+                 hook-templates/admission-policy.yaml"
+            } else {
+                "change the hook template to satisfy that policy, or have the policy exempt job pods"
+            },
         )
     } else if message.contains("error looking up service account") {
         Explanation::new(

@@ -106,7 +106,17 @@ fn every_verb_has_an_example_and_every_example_works() {
 }
 
 /// Commands of the README that are not run here: where they are, and the words there.
-const ELSEWHERE: [(&str, &str, &str); 8] = [
+const ELSEWHERE: [(&str, &str, &str); 10] = [
+    (
+        "kubectl apply -f hook-templates/admission-policy.yaml",
+        "e2e/workflow/src/harness/policy.rs",
+        "admission-policy.yaml",
+    ),
+    (
+        "kubectl label namespace arc-runners arc-hook/confine=true",
+        "e2e/workflow/src/harness/policy.rs",
+        "{\"arc-hook/confine\": \"true\"}",
+    ),
     (
         "rustup target add x86_64-unknown-linux-musl",
         "e2e/up",
@@ -124,8 +134,8 @@ const ELSEWHERE: [(&str, &str, &str); 8] = [
     ),
     (
         "kubectl exec -n arc-runners RUNNER_POD",
-        "runner-image/Dockerfile",
-        "/home/runner/arc-hook/",
+        "e2e/workflow/src/scenarios/doctor.rs",
+        "\"exec\", \"-n\", NAMESPACE",
     ),
     ("cargo test", "e2e/test", "cargo test --workspace"),
     ("./e2e/demo", "e2e/demo", "jobs/demo.yaml"),

@@ -10,6 +10,15 @@ const HOOKS: &str = "ACTIONS_RUNNER_CONTAINER_HOOKS";
 const TEMPLATE: &str = "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE";
 const SHIM: &str = "/home/runner/arc-hook/index.sh";
 
+/// Variables of this program, and the values that each takes; empty for any.
+pub(super) const KNOWN: [(&str, &[&str]); 5] = [
+    ("ARC_HOOK_AFFINITY", &["required", "preferred", "none"]),
+    ("ARC_HOOK_LOG", &[]),
+    ("ARC_HOOK_METRICS_FILE", &[]),
+    ("ARC_HOOK_STATE", &[]),
+    ("ARC_HOOK_WORK", &["auto", "shared", "copy"]),
+];
+
 /// Where the chart's `values.yaml` has the variables of the runner's container.
 fn variable(name: &str, value: &str) -> String {
     format!(
@@ -278,14 +287,6 @@ fn state(facts: &Facts) -> Option<Check> {
 /// Variables whose values the hook would refuse, or never look at.
 fn settings(facts: &Facts) -> Vec<Check> {
     const NAME: &str = "runner/settings";
-    /// The values that each takes; empty for any.
-    const KNOWN: [(&str, &[&str]); 5] = [
-        ("ARC_HOOK_AFFINITY", &["required", "preferred", "none"]),
-        ("ARC_HOOK_LOG", &[]),
-        ("ARC_HOOK_METRICS_FILE", &[]),
-        ("ARC_HOOK_STATE", &[]),
-        ("ARC_HOOK_WORK", &["auto", "shared", "copy"]),
-    ];
     let env = facts
         .container()
         .and_then(|container| container.env.as_ref());

@@ -172,6 +172,12 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The namespace of this scale set.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// What `helm install` and the README's `kubectl apply` make.
     async fn install(&self, template: &str) -> anyhow::Result<()> {
         for role in Role::ALL {
@@ -192,7 +198,8 @@ impl Cluster {
             self.apply(&role).await?;
             self.apply(&binding).await?;
         }
-        self.apply(&self.template_map(template)?).await
+        self.apply(&self.template_map(template)?).await?;
+        self.confine().await
     }
 
     /// The `ConfigMap` of a hook template that is handed out.

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod cluster;
 pub mod paths;
+pub mod policy;
 pub mod private;
 pub mod process;
 pub mod runner;

@@ -7,9 +7,11 @@ mod attacks;
 mod caches;
 mod causes;
 mod credentials;
+mod doctor;
 mod faults;
 mod limits;
 mod pods;
+mod policy;
 mod proxied;
 mod roles;
 mod users;
@@ -279,6 +281,18 @@ pub fn all() -> Vec<Scenario> {
         Scenario::code(
             "what is the runner's is out of a job's reach",
             attacks::out_of_reach,
+        ),
+        Scenario::code(
+            "the runners' account creates what a job needs and no more",
+            policy::confined_account,
+        ),
+        Scenario::code(
+            "a set-up that is right passes the doctor",
+            doctor::right_set_up,
+        ),
+        Scenario::code(
+            "the doctor finds each planted fault",
+            doctor::planted_faults,
         ),
         Scenario::code(
             "a hook killed in prepare_job leaves nothing once its runner is gone",

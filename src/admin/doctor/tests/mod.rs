@@ -294,3 +294,22 @@ fn a_laptop_without_a_runner_pod_still_judges_template_and_storage() {
     assert_eq!(worst(&checks), Worst::Pass);
     assert!(checks.iter().any(|check| check.name == "storage/size"));
 }
+
+#[test]
+fn every_variable_that_the_hook_reads_is_known_to_the_doctor() {
+    let config = include_str!("../../../config.rs");
+    let names = config.split('"').filter(|text| {
+        let rest = text.strip_prefix("ARC_HOOK_");
+        rest.is_some_and(|rest| {
+            rest.bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        })
+    });
+    let mut count = 0;
+    for name in names {
+        count += 1;
+        let known = super::runner::KNOWN.iter().any(|(one, _)| *one == name);
+        assert!(known, "{name}");
+    }
+    assert!(count >= 5);
+}
