@@ -7,7 +7,7 @@
 //!                                             gc <── what no line names, and what is too old ┘
 //! ```
 //!
-//! [`pattern`], [`policy`], [`line`], [`select`] and [`trust`] are pure. A claim is written to by one
+//! [`pattern`], [`policy`], [`mod@line`], [`select`] and [`trust`] are pure. A claim is written to by one
 //! pod only, the job's, and never again once a line names it: generations are sealed.
 //!
 //! # What is marked how

@@ -1,7 +1,7 @@
 //! `arc-hook doctor`: is the set-up right, and what exactly is to be changed.
 //!
-//! [`gather`] asks the API server and looks at its own pod; everything else is pure, one file for
-//! each group of checks, from [`facts::Facts`] to [`Check`]s. What may not be known from where it
+//! `gather` asks the API server and looks at its own pod; everything else is pure, one file for
+//! each group of checks, from `Facts` to `Check`s. What may not be known from where it
 //! runs (ARC's Role sees neither storage classes nor nodes) is `unknown`, and says who may know.
 
 mod facts;
