@@ -14,6 +14,7 @@ use crate::admin::rbac::Rbac;
 use crate::admin::render::Render;
 use crate::hook;
 use crate::spool::supervisor::{self, ExecArgs, SuperviseArgs};
+use crate::transport::relay::RelayArgs;
 
 /// A container hook for GitHub's self-hosted runners on Kubernetes
 ///
@@ -40,6 +41,9 @@ enum Verb {
     /// Becomes a step's program
     #[command(hide = true)]
     Exec(ExecArgs),
+    /// Plays the hook's part in a job's container, at the other end of an exec
+    #[command(hide = true)]
+    Relay(RelayArgs),
     /// Prepares what a job needs beside its pod
     #[command(hide = true, subcommand)]
     Init(hook::init::Init),
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Cache(cache)) => plainly(cache.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
+        Some(Verb::Relay(args)) => plainly(args.run()),
         Some(Verb::Init(init)) => plainly(init.run()),
         Some(Verb::Sweep(args)) => {
             args.run();

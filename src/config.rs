@@ -10,6 +10,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::github::Github;
+use crate::transport::frame::Selection;
 
 /// How long `prepare_job` waits for the pod unless told otherwise, as the official hooks do.
 pub const DEFAULT_PREPARE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -161,6 +162,9 @@ pub struct Config {
     pub runner_image: Option<String>,
     /// `ARC_HOOK_WORK`.
     pub work_volume: WorkVolume,
+    /// `ARC_HOOK_WORKSPACE_SYNC`: which files of the workspace come back to a runner that shares no
+    /// volume with its jobs.
+    pub workspace_sync: Selection,
     /// `ARC_HOOK_AFFINITY`.
     pub affinity: Affinity,
     /// Directories of the runner.
@@ -236,6 +240,7 @@ impl Config {
                 _ => None,
             },
         )?;
+        let workspace_sync = workspace_sync(&get)?;
         let affinity = choice(
             "ARC_HOOK_AFFINITY",
             get("ARC_HOOK_AFFINITY"),
@@ -279,6 +284,7 @@ impl Config {
             prepare_timeout,
             runner_image: get("ACTIONS_RUNNER_IMAGE"),
             work_volume,
+            workspace_sync,
             affinity,
             paths,
             file_commands,
@@ -293,6 +299,17 @@ impl Config {
             warnings,
         })
     }
+}
+
+fn workspace_sync(get: &impl Fn(&str) -> Option<String>) -> Result<Selection, ConfigError> {
+    const NAME: &str = "ARC_HOOK_WORKSPACE_SYNC";
+    let remedy = "use `tracked`, `all` or `none`";
+    choice(NAME, get(NAME), remedy, |text| match text {
+        "tracked" => Some(Selection::Tracked),
+        "all" => Some(Selection::All),
+        "none" => Some(Selection::None),
+        _ => None,
+    })
 }
 
 fn choice<T: Default>(
@@ -351,6 +368,7 @@ mod tests {
             ("GITHUB_WORKSPACE", ""),
             ("ARC_HOOK_WORK", "fast"),
             ("ARC_HOOK_AFFINITY", "yes"),
+            ("ARC_HOOK_WORKSPACE_SYNC", "everything"),
             ("ARC_HOOK_STATE", "/home/runner/_work/state"),
             ("ARC_HOOK_METRICS_FILE", "/home/runner/_work/a.prom"),
         ] {

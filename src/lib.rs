@@ -26,4 +26,5 @@ pub mod pod;
 pub mod protocol;
 pub mod record;
 pub mod spool;
+pub mod transport;
 pub mod worker_log;

@@ -16,13 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::CacheRecord;
 use crate::protocol::Environment;
-use crate::spool::Nonce;
+use crate::spool::{Nonce, StepRequest};
 
 const JOB: &str = "job.json";
 const PATHS: &str = "path.json";
 const OUTCOMES: &str = "outcomes.jsonl";
 const EXTERNALS: &str = "externals";
 const EVENT: &str = "event";
+const FILES: &str = "files.lock";
+const STEPS: &str = "steps";
 
 /// A job as `prepare_job` left it.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct JobRecord {
     pub working_directory: Option<String>,
     /// The pod runs as another user than the hook, so both sides need open modes.
     pub foreign_user: bool,
+    /// The pod shares no volume with the runner: files are copied.
+    #[serde(default)]
+    pub copied: bool,
     /// User and group of the job's container, once it has said so.
     pub user: Option<(u32, u32)>,
     /// That user, when it is not left to the image.
@@ -273,6 +278,71 @@ impl Memory {
         .with_context(|| self.failed("write a note in"))
     }
 
+    /// Writes the template's command where only this user can read it, to be sent from there.
+    pub fn write_entry(&self, entry: &StepRequest) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join("entry.json");
+        let text = serde_json::to_vec(entry).context("encode the template's command")?;
+        private(
+            OpenOptions::new().write(true).create(true).truncate(true),
+            &path,
+        )
+        .and_then(|mut file| file.write_all(&text))
+        .with_context(|| self.failed("write the template's command in"))?;
+        Ok(path)
+    }
+
+    /// Only one process at a time changes what both sides are known to have. `None` while another
+    /// does.
+    pub fn lock_files(&self) -> anyhow::Result<Option<File>> {
+        let file = private(
+            OpenOptions::new().write(true).create(true).truncate(false),
+            &self.directory.join(FILES),
+        )
+        .with_context(|| self.failed("lock the manifest in"))?;
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        Ok(locked.is_ok().then_some(file))
+    }
+
+    /// Notes that this process waits for a step, for as long as the file is held.
+    pub fn hold_step(&self, step: &Nonce) -> anyhow::Result<File> {
+        let held = || -> io::Result<File> {
+            let directory = self.directory.join(STEPS);
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)?;
+            let file = private(
+                OpenOptions::new().write(true).create(true).truncate(false),
+                &directory.join(step.as_str()),
+            )?;
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(file)
+        };
+        held().with_context(|| self.failed("note the step in"))
+    }
+
+    /// Forgets a step that has ended.
+    pub fn forget_step(&self, step: &Nonce) {
+        let _ = std::fs::remove_file(self.directory.join(STEPS).join(step.as_str()));
+    }
+
+    /// Steps that a process of this runner waited for which is dead.
+    #[must_use]
+    pub fn orphaned_steps(&self) -> Vec<Nonce> {
+        let entries = std::fs::read_dir(self.directory.join(STEPS));
+        entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| {
+                File::open(entry.path()).is_ok_and(|file| {
+                    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+                })
+            })
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
         match std::fs::read(self.directory.join(name)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -305,6 +375,7 @@ mod tests {
                 environment: Environment::from([("TOKEN".to_owned(), "secret".to_owned())]),
                 working_directory: None,
                 foreign_user: false,
+                copied: false,
                 user: None,
                 forced_user: None,
                 address: None,

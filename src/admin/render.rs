@@ -275,6 +275,7 @@ impl Rendering {
             runner: Some(self.runner.clone()),
             template: &self.template,
             identity: self.identity,
+            program: PathBuf::from("/home/runner/arc-hook/arc-hook"),
         }
     }
 

@@ -21,6 +21,7 @@ impl fmt::Display for Act {
         let Self { attempt, name } = self;
         match (attempt.verb, attempt.resource) {
             ("list", resource) => write!(f, "list {resource} of `{name}`"),
+            (_, "pods/exec") => write!(f, "run arc-hook in pod `{name}`"),
             (_, "pods/log") => write!(f, "read the log of `{name}`"),
             (verb, resource) => write!(f, "{verb} {} `{name}`", singular(resource)),
         }

@@ -8,6 +8,7 @@
 mod change;
 mod error;
 mod evidence;
+mod exec;
 mod log;
 mod retry;
 mod review;
@@ -29,6 +30,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub use error::{Act, ClusterError};
+pub use exec::Exec;
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
 pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};

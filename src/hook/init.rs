@@ -9,6 +9,9 @@ use anyhow::Context as _;
 
 use super::passwd;
 use crate::record::Memory;
+use crate::spool::directory::Directory;
+use crate::spool::tree;
+use crate::transport::relay::EXTERNALS;
 
 /// What to prepare.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -27,6 +30,26 @@ pub enum Init {
         /// Name of the job's pod
         #[arg(long)]
         job_pod: String,
+    },
+    /// Makes the directories of a pod's own volume, and puts this program there
+    Volume {
+        /// Where the volume is
+        #[arg(long)]
+        to: PathBuf,
+        /// Another user than this one writes there
+        #[arg(long)]
+        open: bool,
+        /// Directories below the work directory
+        directories: Vec<PathBuf>,
+    },
+    /// Copies the runner's programs to a pod's own volume, and leaves word of how that ended
+    Programs {
+        /// The runner's `externals`
+        #[arg(long)]
+        from: PathBuf,
+        /// Where the volume is
+        #[arg(long)]
+        to: PathBuf,
     },
     /// Writes `passwd` and `group` of this image with an entry for the job's user
     Passwd {
@@ -52,6 +75,12 @@ impl Init {
                 state,
                 job_pod,
             } => externals(&from, &to, &Memory::of(&state, &job_pod)),
+            Self::Volume {
+                to,
+                open,
+                directories,
+            } => tree::make_own(&to, open, &directories),
+            Self::Programs { from, to } => programs(&from, &to),
             Self::Passwd { user, to } => passwd::write(&user, &to),
         }
     }
@@ -65,6 +94,14 @@ fn externals(from: &Path, to: &Path, memory: &Memory) -> anyhow::Result<()> {
     let failure = copied.err().map(|error| format!("{error:#}"));
     memory
         .note_externals(failure.as_deref())
+        .context("note how the copy of the runner's programs ended")
+}
+
+fn programs(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let copied = copy_tree(from, &to.join("externals"));
+    let failure = copied.err().map(|error| format!("{error:#}"));
+    Directory::open(&to.join("hook"))?
+        .record(EXTERNALS, failure.unwrap_or_default().as_bytes(), 0o644)
         .context("note how the copy of the runner's programs ended")
 }
 

@@ -73,6 +73,10 @@ impl<'a> PodLiveness<'a> {
 }
 
 impl Liveness for PodLiveness<'_> {
+    fn revived(&mut self) {
+        self.since = None;
+    }
+
     fn why_ended(&mut self) -> anyhow::Error {
         let name = self.pod;
         let Ok(pod) = self.look() else {

@@ -13,10 +13,12 @@ use super::api::{Api, Ended};
 use super::await_pod::{PodWait, Progress};
 use super::caches::Caches;
 use super::leftovers::Leftovers;
+use super::liveness::PodLiveness;
 use super::output;
+use super::remote::Remote;
 use super::surroundings::{self, Surroundings};
 use crate::cluster::{self, Cluster, ClusterError};
-use crate::config::{Config, WorkVolume};
+use crate::config::Config;
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, Plan, RunnerPod, SpecError, Template, User, names};
 use crate::protocol::{ContainerContext, Context, PrepareJob, Response, State};
@@ -55,7 +57,7 @@ pub fn run(
         cluster: &cluster,
         made: RefCell::new(Made::default()),
     };
-    let ended = api.run_unless_signalled(signals, job.prepare());
+    let ended = job.prepare(&api, signals);
     let failure = match ended {
         Ended::Done(Ok(answer)) => match answer.write(response) {
             Ok(()) => return Ok(0),
@@ -98,6 +100,16 @@ struct Preparation<'a> {
     made: RefCell<Made>,
 }
 
+/// A job whose pod has been created.
+struct Begun<'a> {
+    around: Surroundings<'a>,
+    plan: Plan,
+    record: JobRecord,
+    /// Its directories on the work volume; absent when it has a volume of its own.
+    tree: Option<JobTree>,
+    begin: Instant,
+}
+
 /// What must be removed when the job cannot be prepared. Each part is noted before it is made: a
 /// signal may come between the request and the answer.
 #[derive(Default)]
@@ -110,13 +122,21 @@ struct Made {
 }
 
 impl Preparation<'_> {
-    async fn prepare(&self) -> anyhow::Result<Response> {
-        if self.config.work_volume == WorkVolume::Copy {
-            bail!(
-                "prepare the job: `ARC_HOOK_WORK` is `copy`, which this version does not have; use \
-                 `shared`"
-            );
-        }
+    fn prepare(&self, api: &Api, signals: &Signals) -> Ended<anyhow::Result<Response>> {
+        let begun = match api.run_unless_signalled(signals, self.begin()) {
+            Ended::Done(Ok(begun)) => begun,
+            Ended::Done(Err(error)) => return Ended::Done(Err(error)),
+            Ended::Signal(signal) => return Ended::Signal(signal),
+        };
+        let (ready, pod) = match self.wait(api, signals, &begun) {
+            Ended::Done(Ok(ready)) => ready,
+            Ended::Done(Err(error)) => return Ended::Done(Err(error)),
+            Ended::Signal(signal) => return Ended::Signal(signal),
+        };
+        Ended::Done(self.complete(begun, &ready, pod))
+    }
+
+    async fn begin(&self) -> anyhow::Result<Begun<'_>> {
         let begin = Instant::now();
         let (around, leftovers) = tokio::join!(
             Surroundings::look(self.cluster, self.config, self.template),
@@ -139,14 +159,19 @@ impl Preparation<'_> {
         };
         let caches = caches.prepare(&mut plan).await?;
         tracing::debug!(phase = "caches cloned");
-        let tree = around.make_tree(&plan, self.nonce, None)?;
-        let mut record = JobRecord {
+        let tree = if plan.copied {
+            None
+        } else {
+            Some(around.make_tree(&plan, self.nonce, None)?)
+        };
+        let record = JobRecord {
             nonce: self.nonce.clone(),
             pod: plan.name.clone(),
             namespace: self.cluster.namespace().to_owned(),
             environment: plan.environment.clone(),
             working_directory: plan.working_directory.clone(),
-            foreign_user: tree.foreign_user(),
+            foreign_user: around.is_foreign(plan.user),
+            copied: plan.copied,
             user: None,
             forced_user: None,
             address: None,
@@ -159,16 +184,39 @@ impl Preparation<'_> {
             .await
             .map_err(|error| around.blame(&plan, error))?;
         tracing::debug!(phase = "pod created", pod = plan.name);
-        self.copy_externals(&tree)?;
-        let (ready, pod) = self.wait(&plan, &tree).await?;
+        if let Some(tree) = &tree {
+            self.copy_externals(tree)?;
+        }
+        Ok(Begun {
+            around,
+            plan,
+            record,
+            tree,
+            begin,
+        })
+    }
+
+    fn complete(
+        &self,
+        begun: Begun<'_>,
+        ready: &Ready,
+        pod: Option<Pod>,
+    ) -> anyhow::Result<Response> {
+        let Begun {
+            around,
+            plan,
+            mut record,
+            begin,
+            ..
+        } = begun;
         tracing::debug!(phase = "pod ready", ?ready);
-        check_user(&plan, &ready, around.identity.uid)?;
+        check_user(&plan, ready, around.identity.uid)?;
         record.user = Some((ready.uid, ready.gid));
-        record.forced_user = forced_user(&plan, self.template, &ready);
+        record.forced_user = forced_user(&plan, self.template, ready);
         record.address = pod.and_then(|pod| pod.status?.pod_ip);
         self.memory.save(&record)?;
-        tell(&plan, around.runner.as_ref(), &ready, begin.elapsed());
-        Ok(answer(&plan, &ready))
+        tell(&plan, around.runner.as_ref(), ready, begin.elapsed());
+        Ok(answer(&plan, ready))
     }
 
     /// Removes the memory and the directories of an earlier job.
@@ -226,8 +274,15 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    async fn wait(&self, plan: &Plan, tree: &JobTree) -> anyhow::Result<(Ready, Option<Pod>)> {
-        let spool = tree.spool()?;
+    /// Waits until supervisor and services are ready. In a pod with a volume of its own the
+    /// supervisor can only be asked once it runs, over the connection that brings it its files.
+    fn wait(
+        &self,
+        api: &Api,
+        signals: &Signals,
+        begun: &Begun<'_>,
+    ) -> Ended<anyhow::Result<(Ready, Option<Pod>)>> {
+        let (plan, timeout) = (&begun.plan, self.config.prepare_timeout);
         let services: Vec<String> = plan
             .services
             .iter()
@@ -238,28 +293,61 @@ impl Preparation<'_> {
             services: &services,
             may_end: false,
         };
-        let mut wait = PodWait::new(
-            self.cluster,
-            &plan.name,
-            subject,
-            self.config.prepare_timeout,
-        );
-        let mut ready = None;
-        let ready = wait
-            .until(|pod| {
-                if ready.is_none() {
-                    ready = client::ready(&spool, self.nonce)?;
-                }
-                let services = services.is_empty()
-                    || pod.is_some_and(|pod| explain::all_ready(pod, &services));
-                Ok(match (&ready, services) {
-                    (None, _) => Progress::None,
-                    (Some(_), false) => Progress::Almost,
-                    (Some(ready), true) => Progress::Arrived(ready.clone()),
+        let are_ready = |pod: Option<&Pod>| {
+            services.is_empty() || pod.is_some_and(|pod| explain::all_ready(pod, &services))
+        };
+        let mut wait = PodWait::new(self.cluster, &plan.name, subject, timeout);
+        let Some(tree) = &begun.tree else {
+            let started = api.run_unless_signalled(signals, async {
+                wait.until(|pod| {
+                    let started =
+                        pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
+                    Ok(if started && are_ready(pod) {
+                        Progress::Arrived(())
+                    } else {
+                        Progress::Almost
+                    })
                 })
-            })
-            .await?;
-        Ok((ready, wait.pod().cloned()))
+                .await
+            });
+            match started {
+                Ended::Done(Ok(())) => {}
+                Ended::Done(Err(error)) => return Ended::Done(Err(error)),
+                Ended::Signal(signal) => return Ended::Signal(signal),
+            }
+            let remote = Remote::of_job(api, self.config, &self.memory, &begun.record);
+            let namespace = &begun.record.namespace;
+            let mut liveness = PodLiveness::new(namespace, &plan.name, self.nonce);
+            let entry = begun.around.entry(plan);
+            return match (
+                remote.prepare(entry.as_ref(), signals, &mut liveness, timeout),
+                signals.received(),
+            ) {
+                (Ok(Some(ready)), _) => Ended::Done(Ok((ready, wait.pod().cloned()))),
+                (Ok(None), signal) => Ended::Signal(signal.unwrap_or_default()),
+                (Err(error), _) => Ended::Done(Err(error)),
+            };
+        };
+        let spool = match tree.spool() {
+            Ok(spool) => spool,
+            Err(error) => return Ended::Done(Err(error.into())),
+        };
+        let mut ready = None;
+        api.run_unless_signalled(signals, async {
+            let ready = wait
+                .until(|pod| {
+                    if ready.is_none() {
+                        ready = client::ready(&spool, self.nonce)?;
+                    }
+                    Ok(match (&ready, are_ready(pod)) {
+                        (None, _) => Progress::None,
+                        (Some(_), false) => Progress::Almost,
+                        (Some(ready), true) => Progress::Arrived(ready.clone()),
+                    })
+                })
+                .await?;
+            Ok((ready, wait.pod().cloned()))
+        })
     }
 
     /// Removes what an unfinished preparation made. What cannot be removed now `cleanup_job`
@@ -367,10 +455,15 @@ fn tell(plan: &Plan, runner: Option<&RunnerPod>, ready: &Ready, took: Duration) 
     let node = runner
         .and_then(|runner| runner.node.as_deref())
         .map_or_else(String::new, |node| format!(", on node `{node}`"));
-    output::line(&format!(
-        "Work volume: shared between runner and pod `{}`{node}",
-        plan.name
-    ));
+    output::line(&if plan.copied {
+        let pod = &plan.name;
+        format!("Work volume: none is shared with pod `{pod}`; what changes is copied")
+    } else {
+        format!(
+            "Work volume: shared between runner and pod `{}`{node}",
+            plan.name
+        )
+    });
     output::line(&format!("Ready after {:.1} s", took.as_secs_f64()));
 }
 

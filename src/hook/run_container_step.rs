@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::api::{Api, Ended};
@@ -15,11 +15,13 @@ use super::caches;
 use super::hint::Tail;
 use super::liveness::PodLiveness;
 use super::output;
+use super::remote::Remote;
 use super::run_script_step::arguments;
-use super::step::{self, StepRun};
+use super::step::{self, StepRun, Way};
 use super::step_files::StepFiles;
 use super::step_log::StepLog;
 use super::surroundings::{self, Surroundings};
+use super::transfer::Transfer;
 use super::unwrapped::Unwrapped;
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
@@ -121,6 +123,9 @@ struct Action<'a> {
 impl Action<'_> {
     fn run(&self, job: Option<&JobRecord>, signals: &Signals) -> anyhow::Result<u8> {
         self.memory.begin()?;
+        if self.plan.copied {
+            return self.copied(job, signals);
+        }
         let jobs = job
             .map(|job| JobTree::open(&self.config.paths, &job.nonce, job.foreign_user))
             .transpose()
@@ -140,6 +145,94 @@ impl Action<'_> {
             });
             self.unwrapped(files, forced_user, signals)
         }
+    }
+
+    /// In a pod with a volume of its own: the job's files cross from pod to pod, and back.
+    fn copied(&self, job: Option<&JobRecord>, signals: &Signals) -> anyhow::Result<u8> {
+        if !self.plan.supervised {
+            bail!(
+                "run the container action: its image's own entry point cannot be given the job's \
+                 files where runner and job share no volume; name the program in `entrypoint:`"
+            );
+        }
+        let pod = (self.plan.name.as_str(), self.nonce);
+        let (api, config) = (self.api, self.config);
+        let remote = Remote::of_action(api, config, self.memory, pod, job.is_some());
+        let jobs = job.map(|job| Remote::of_job(api, config, self.memory, job));
+        let started = api.run_unless_signalled(signals, async {
+            self.create().await?;
+            let mut wait = self.wait(false);
+            wait.until(|pod| {
+                let started =
+                    pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
+                Ok(if started {
+                    Progress::Arrived(())
+                } else {
+                    Progress::Almost
+                })
+            })
+            .await
+        });
+        match started {
+            Ended::Signal(signal) => return Ok(128 + signal),
+            Ended::Done(started) => started?,
+        }
+        let namespace = api.cluster.namespace();
+        let mut liveness = PodLiveness::new(namespace, &self.plan.name, self.nonce);
+        let cancelled = || Ok(128 + signals.received().unwrap_or_default());
+        let timeout = self.config.prepare_timeout;
+        let Some(ready) = remote.prepare(None, signals, &mut liveness, timeout)? else {
+            return cancelled();
+        };
+        if let Some(jobs) = &jobs {
+            let there = Transfer {
+                from: jobs,
+                to: &remote,
+                since: None,
+                noted: Some(self.nonce),
+            };
+            if !there.run(signals)? {
+                return cancelled();
+            }
+        }
+        let run = StepRun {
+            config,
+            memory: self.memory,
+            way: Way::Copied {
+                remote: &remote,
+                externals: false,
+            },
+            request: self.step()?,
+            forced_user: job.and_then(|job| job.forced_user).map(|user| ForcedUser {
+                named: ready.user_name.is_some(),
+                ..user
+            }),
+        };
+        let code = run.run(signals, &mut liveness)?;
+        if let Some(jobs) = &jobs {
+            let back = Transfer {
+                from: &remote,
+                to: jobs,
+                since: Some(self.nonce),
+                noted: None,
+            };
+            if back.run(signals)? {
+                jobs.refresh(signals)?;
+            }
+        }
+        Ok(code)
+    }
+
+    /// What is to run.
+    fn step(&self) -> anyhow::Result<StepRequest> {
+        let program = self.request.entry_point.as_deref().unwrap_or_default();
+        Ok(StepRequest {
+            argv: arguments(program, &self.request.entry_point_args)?,
+            environment: self.plan.environment.clone(),
+            path: Vec::new(),
+            directory: self.plan.working_directory.clone(),
+            alone: 0,
+        })
     }
 
     /// Creates the pod.
@@ -169,13 +262,7 @@ impl Action<'_> {
         forced_user: Option<ForcedUser>,
         signals: &Signals,
     ) -> anyhow::Result<u8> {
-        let program = self.request.entry_point.as_deref().unwrap_or_default();
-        let request = StepRequest {
-            argv: arguments(program, &self.request.entry_point_args)?,
-            environment: self.plan.environment.clone(),
-            path: Vec::new(),
-            directory: self.plan.working_directory.clone(),
-        };
+        let request = self.step()?;
         let spool = own.spool()?;
         let started = self.api.run_unless_signalled(signals, async {
             self.create().await?;
@@ -197,8 +284,7 @@ impl Action<'_> {
         let step = StepRun {
             config: self.config,
             memory: self.memory,
-            files,
-            spool,
+            way: Way::Shared { files, spool },
             request,
             forced_user: forced_user.map(|user| ForcedUser {
                 named: ready.user_name.is_some(),

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::step::StepRun;
+use super::api::Api;
+use super::liveness::PodLiveness;
+use super::remote::Remote;
+use super::step::{StepRun, Way};
 use crate::config::Config;
 use crate::pod::names;
 use crate::protocol::ScriptStep;
@@ -32,27 +35,43 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
          the cause stands in the log of \"Initialize containers\"",
     )?;
     memory.note_begin("run_script_step");
+    let request = request(&job, memory.path()?, step)?;
+    let externals = request.argv[0].starts_with(EXTERNALS_MOUNT);
+    let mut liveness = PodLiveness::new(&job.namespace, &job.pod, &job.nonce);
+    if job.copied {
+        let api = Api::connect(Some(&job.namespace))?;
+        let remote = Remote::of_job(&api, config, &memory, &job);
+        let run = StepRun {
+            config,
+            memory: &memory,
+            way: Way::Copied {
+                remote: &remote,
+                externals,
+            },
+            request,
+            forced_user: job.forced_user,
+        };
+        let code = run.run(signals, &mut liveness);
+        memory.note_outcome("run_script_step", *code.as_ref().unwrap_or(&1));
+        return code;
+    }
     let tree = JobTree::open(&config.paths, &job.nonce, job.foreign_user)
         .context("open the job's directory on the work volume")?;
-    let request = request(&job, memory.path()?, step)?;
-    if request.argv[0].starts_with(EXTERNALS_MOUNT)
-        && let Some(code) = await_externals(&memory, signals)?
-    {
+    if externals && let Some(code) = await_externals(&memory, signals)? {
         return Ok(code);
     }
     let spool = tree.spool()?;
     let run = StepRun {
         config,
         memory: &memory,
-        files: &tree,
-        spool,
+        way: Way::Shared {
+            files: &tree,
+            spool,
+        },
         request,
         forced_user: job.forced_user,
     };
-    let code = run.run(
-        signals,
-        &mut crate::hook::liveness::PodLiveness::new(&job.namespace, &job.pod, &job.nonce),
-    );
+    let code = run.run(signals, &mut liveness);
     memory.note_outcome("run_script_step", *code.as_ref().unwrap_or(&1));
     code
 }
@@ -73,6 +92,7 @@ fn request(job: &JobRecord, path: Vec<String>, step: ScriptStep) -> anyhow::Resu
         environment,
         path: entries,
         directory: step.working_directory.or(job.working_directory.clone()),
+        alone: 0,
     })
 }
 
@@ -130,6 +150,7 @@ mod tests {
             ]),
             working_directory: Some("/__w/r/r".to_owned()),
             foreign_user: false,
+            copied: false,
             user: Some((1001, 1001)),
             forced_user: None,
             address: None,

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::hint::Tail;
 use super::output;
+use super::remote::{Carried, Remote};
 use super::step_files::StepFiles;
 use super::step_log::{PathCommands, StepLog};
 use crate::config::{self, Config};
@@ -23,40 +24,70 @@ pub struct StepRun<'a> {
     pub config: &'a Config,
     /// Where `PATH` entries are kept.
     pub memory: &'a Memory,
-    /// The tree that holds the step's files: the job's, also for a container action.
-    pub files: &'a JobTree,
-    /// The spool of the pod that runs it.
-    pub spool: Directory,
+    /// How it gets to the pod that runs it.
+    pub way: Way<'a>,
     /// What to run.
     pub request: StepRequest,
     /// The job's user, when it is not its image's.
     pub forced_user: Option<ForcedUser>,
 }
 
+/// How a step and its files cross.
+#[derive(Debug)]
+pub enum Way<'a> {
+    /// Over the work volume.
+    Shared {
+        /// The tree that holds the step's files: the job's, also for a container action.
+        files: &'a JobTree,
+        /// The spool of the pod that runs it.
+        spool: Directory,
+    },
+    /// Over a connection.
+    Copied {
+        /// The pod.
+        remote: &'a Remote<'a>,
+        /// The step runs one of the runner's own programs.
+        externals: bool,
+    },
+}
+
 impl StepRun<'_> {
     /// Runs the step and returns its exit code. File commands reach the runner however it ends.
     pub fn run(self, signals: &Signals, liveness: &mut dyn Liveness) -> anyhow::Result<u8> {
-        let files = StepFiles::copy_in(self.config, self.memory, self.files, &self.request.argv)?;
-        tracing::debug!(phase = "files copied in");
         let allowed = allows_unsecure_commands(self.config, &self.request.environment);
         let mut tail = Tail::new(stdout()?);
         let mut log = StepLog::new(&mut tail, allowed);
-        let mut ended = RunningStep::submit(self.spool, &self.request, self.files.foreign_user())
-            .and_then(|mut step| {
-                let exit = step.follow(&mut log, signals, liveness)?;
-                step.collect();
-                Ok(exit)
-            });
+        let carried = match self.way {
+            Way::Shared { files, spool } => {
+                let crossing =
+                    StepFiles::copy_in(self.config, self.memory, files, &self.request.argv)?;
+                tracing::debug!(phase = "files copied in");
+                let foreign_user = files.foreign_user();
+                let ended = share(
+                    spool,
+                    &self.request,
+                    foreign_user,
+                    &mut log,
+                    signals,
+                    liveness,
+                );
+                tracing::debug!(phase = "step ended", ?ended, "step ended");
+                let entries = crossing.copy_out();
+                tracing::debug!(phase = "files copied out");
+                Carried { ended, entries }
+            }
+            Way::Copied { remote, externals } => {
+                remote.carry(&self.request, externals, &mut log, signals, liveness)?
+            }
+        };
+        let Carried { mut ended, entries } = carried;
         if let Ok(exit) = &ended
             && exit.container_ended
             && signals.received().is_none()
         {
             ended = Err(StepError::Dead(liveness.why_ended()));
         }
-        tracing::debug!(phase = "step ended", ?ended, "step ended");
         let commands = log.finish();
-        let entries = files.copy_out();
-        tracing::debug!(phase = "files copied out");
         let code = exit_code(ended, signals)?;
         if signals.received().is_none() {
             tail.tell(self.forced_user, code);
@@ -69,10 +100,33 @@ impl StepRun<'_> {
     }
 }
 
+/// Runs a step through a spool that both sides share.
+fn share(
+    spool: Directory,
+    request: &StepRequest,
+    foreign_user: bool,
+    log: &mut dyn io::Write,
+    signals: &Signals,
+    liveness: &mut dyn Liveness,
+) -> Result<Exit, StepError> {
+    let mut step = RunningStep::submit(spool, request, foreign_user)?;
+    let followed = step.follow(log, signals, liveness);
+    match &followed {
+        Ok(_) => step.collect(),
+        // Nobody listens: the step must not go on unseen.
+        Err(StepError::Sink(_)) => drop(step.cancel()),
+        Err(_) => {}
+    }
+    followed
+}
+
 /// The step's own exit code; 128 + n for a step that a signal of the runner ended, because a
 /// cancelled step is never green.
 fn exit_code(ended: Result<Exit, StepError>, signals: &Signals) -> anyhow::Result<u8> {
-    let exit = ended?;
+    let exit = match (ended, signals.received()) {
+        (Err(StepError::Cancelled), Some(signal)) => return Ok(128 + signal),
+        (ended, _) => ended?,
+    };
     if let Outcome::NotStarted(reason) | Outcome::LogLost(reason) = &exit.outcome {
         output::error(reason);
     }

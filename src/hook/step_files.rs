@@ -5,17 +5,18 @@
 //! cancel, the file commands come back. `GITHUB_PATH` does not: the runner would look up `bash`
 //! for the next hook call in these directories, on its own file system.
 
-use std::fs::{File, OpenOptions};
+use std::cell::Cell;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use crate::config::{Config, FileCommands};
 use crate::record::Memory;
-use crate::spool::JobTree;
 use crate::spool::directory::Directory;
+use crate::spool::{JobTree, Nonce};
 
 /// Most that one file command may say. What is larger fails the step: half of it would be a lie.
 const FILE_COMMAND_LIMIT: u64 = 64 * 1024 * 1024;
@@ -96,11 +97,7 @@ impl<'a> StepFiles<'a> {
     }
 
     fn named(&self) -> impl Iterator<Item = (&Path, &str)> {
-        self.commands
-            .others
-            .iter()
-            .chain(&self.commands.path)
-            .filter_map(|path| Some((path.as_path(), file_name(path)?)))
+        named(self.commands)
     }
 
     fn copy_command_out(&self, to: &Path, name: &str) -> anyhow::Result<()> {
@@ -138,6 +135,84 @@ impl<'a> StepFiles<'a> {
     }
 }
 
+/// File commands as they come back from a pod that shares no volume: kept apart until all are there.
+#[derive(Debug)]
+pub struct Returned<'a> {
+    commands: &'a FileCommands,
+    directory: PathBuf,
+    complete: Cell<bool>,
+}
+
+impl<'a> Returned<'a> {
+    /// Makes a directory for them in the hook's memory.
+    pub fn begin(config: &'a Config, memory: &Path, step: &Nonce) -> anyhow::Result<Self> {
+        Self::of(&config.file_commands, memory, step)
+    }
+
+    /// None are awaited.
+    pub fn nothing(memory: &Path, name: &Nonce) -> anyhow::Result<Self> {
+        static NONE: FileCommands = FileCommands {
+            path: None,
+            others: Vec::new(),
+        };
+        Self::of(&NONE, memory, name)
+    }
+
+    fn of(commands: &'a FileCommands, memory: &Path, step: &Nonce) -> anyhow::Result<Self> {
+        let directory = memory.join(format!("returned-{step}"));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("make the directory `{}`", directory.display()))?;
+        Ok(Self {
+            commands,
+            directory,
+            complete: Cell::new(false),
+        })
+    }
+
+    /// Names and places of the runner's files.
+    pub fn commands(&self) -> impl Iterator<Item = (&str, &Path)> {
+        named(self.commands).map(|(path, name)| (name, path))
+    }
+
+    /// Where they come to.
+    pub fn directory(&self) -> anyhow::Result<Directory> {
+        Ok(Directory::open(&self.directory)?)
+    }
+
+    /// All are there.
+    pub fn complete(&self) {
+        self.complete.set(true);
+    }
+
+    /// Hands them over to the runner, if all are there, and returns the `PATH` entries.
+    pub fn hand_over(self) -> anyhow::Result<Vec<String>> {
+        let handed = if self.complete.get() {
+            StepFiles {
+                commands: self.commands,
+                temp: self.directory()?,
+                file_commands: self.directory()?,
+                scripts: Vec::new(),
+            }
+            .copy_out()
+        } else {
+            Ok(Vec::new())
+        };
+        let _ = std::fs::remove_dir_all(&self.directory);
+        handed
+    }
+}
+
+/// File commands with their names.
+fn named(commands: &FileCommands) -> impl Iterator<Item = (&Path, &str)> {
+    commands
+        .others
+        .iter()
+        .chain(&commands.path)
+        .filter_map(|path| Some((path.as_path(), file_name(path)?)))
+}
+
 fn examined(name: &str) -> String {
     format!("examine the file command `{name}`")
 }
@@ -157,7 +232,7 @@ fn file_name(path: &Path) -> Option<&str> {
 
 /// Names directly below `/__w/_temp` that the arguments mention, also within quotes
 /// (`pwsh -command ". '/__w/_temp/x.ps1'"`).
-fn scripts(arguments: &[String]) -> Vec<String> {
+pub(super) fn scripts(arguments: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for argument in arguments {
         for rest in argument.split(CONTAINER_TEMP).skip(1) {

@@ -1,5 +1,7 @@
 //! What pods are built from, besides the request; and what must be there before they are.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -21,6 +23,8 @@ pub struct Surroundings<'a> {
     pub template: &'a Template,
     /// User and group of this process.
     pub identity: Identity,
+    /// This program.
+    pub program: PathBuf,
 }
 
 impl<'a> Surroundings<'a> {
@@ -47,6 +51,7 @@ impl<'a> Surroundings<'a> {
                 uid: rustix::process::geteuid().as_raw(),
                 gid: rustix::process::getegid().as_raw(),
             },
+            program: std::env::current_exe().context("find this program itself")?,
         })
     }
 
@@ -59,6 +64,7 @@ impl<'a> Surroundings<'a> {
             template: self.template,
             nonce: nonce.as_str(),
             identity: self.identity,
+            program: &self.program,
         }
     }
 
@@ -103,15 +109,22 @@ impl<'a> Surroundings<'a> {
         let tree = JobTree::create(&self.config.paths, nonce, foreign_user, lender)
             .context("make the pod's directories on the work volume")?;
         self.make_directories(plan, foreign_user)?;
-        if !plan.companion.is_empty() {
-            tree.set_entry(&StepRequest {
-                argv: plan.companion.clone(),
-                environment: plan.environment.clone(),
-                path: Vec::new(),
-                directory: plan.working_directory.clone(),
-            })?;
+        if let Some(entry) = self.entry(plan) {
+            tree.set_entry(&entry)?;
         }
         Ok(tree)
+    }
+
+    /// The template's command, which runs beside the steps.
+    #[must_use]
+    pub fn entry(&self, plan: &Plan) -> Option<StepRequest> {
+        (!plan.companion.is_empty()).then(|| StepRequest {
+            argv: plan.companion.clone(),
+            environment: plan.environment.clone(),
+            path: Vec::new(),
+            directory: plan.working_directory.clone(),
+            alone: 0,
+        })
     }
 
     /// Makes the directories of the workflow's own `volumes:`. No part of them may be a link, since
@@ -121,11 +134,10 @@ impl<'a> Surroundings<'a> {
             let mut directory = Directory::open(&self.config.paths.work)?;
             let mut parts = path.iter().peekable();
             while let Some(part) = parts.next() {
-                let name = part.to_string_lossy();
                 directory = if foreign_user && parts.peek().is_none() {
-                    directory.make(&name, 0o777)
+                    directory.make(part, 0o777)
                 } else {
-                    directory.ensure(&name, 0o755)
+                    directory.ensure(part, 0o755)
                 }
                 .with_context(|| format!("make the source of a volume, `{}`", path.display()))?;
             }

@@ -77,6 +77,7 @@ pub fn sweep(config: &Config, job: &JobRecord) {
         environment: Environment::new(),
         path: Vec::new(),
         directory: Some("/".to_owned()),
+        alone: 0,
     };
     let spool =
         JobTree::open(&config.paths, &job.nonce, job.foreign_user).and_then(|tree| tree.spool());

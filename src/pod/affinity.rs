@@ -8,11 +8,16 @@ use serde_json::{Map, Value};
 
 use super::merge;
 use super::plan::Inputs;
+use super::volumes::Sources;
 use crate::config;
 
 /// Ties the pod to the runner's node through the scheduler, never by `nodeName`, which would leave
 /// claims that wait for their first consumer unbound.
-pub fn of(inputs: &Inputs<'_>) -> Option<Affinity> {
+pub fn of(inputs: &Inputs<'_>, sources: &Sources) -> Option<Affinity> {
+    // A pod with a volume of its own can run anywhere.
+    if sources.copied() {
+        return None;
+    }
     let node = inputs.runner?.node.clone()?;
     let term = NodeSelectorTerm {
         match_expressions: Some(vec![NodeSelectorRequirement {

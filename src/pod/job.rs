@@ -18,7 +18,7 @@ use crate::protocol::{self, PrepareJob};
 /// What to call the container in messages.
 const TOLD: &str = "the job container";
 
-/// The job's pod, in shared mode.
+/// The job's pod.
 pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError> {
     let container = request
         .container
@@ -74,7 +74,8 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         volumes: Some(shared.volumes),
         ..Default::default()
     };
-    let mut pod = manifest::pod(inputs, &name, spec);
+    let mut pod = manifest::pod(inputs, &sources, &name, spec);
+    manifest::fill(inputs, &sources, user, &shared.directories, true, &mut pod);
     manifest::passwd(inputs, &sources, inputs.nonce, user, &mut pod);
     let targets = [vec![target], services.targets].concat();
     let merged = manifest::merge(inputs, &pod, &targets)?;
@@ -103,6 +104,7 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         pod,
         secrets: secrets.finish()?,
         user,
+        copied: sources.copied(),
         supervised: true,
         environment,
         companion,

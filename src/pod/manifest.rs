@@ -1,6 +1,7 @@
 //! What the pods of jobs and of container actions have in common.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, LocalObjectReference, Pod, PodSpec, SecurityContext, VolumeMount,
@@ -16,10 +17,22 @@ use super::names::{self, JOB_CONTAINER};
 use super::plan::{Inputs, User};
 use super::settings::RunAs;
 use super::user;
-use super::volumes::{self, HOOK, SPOOL, Sources};
+use super::volumes::{self, HOOK, SPOOL, Sources, WORK};
 
 /// The init container that writes the user's entry for `/etc/passwd`.
 pub const PASSWD_CONTAINER: &str = "arc-hook-passwd";
+
+/// The init container that fills a pod's own volume.
+pub const INIT_CONTAINER: &str = "arc-hook-init";
+
+/// The container that copies the runner's programs beside the job.
+pub const EXTERNALS_CONTAINER: &str = "arc-hook-externals";
+
+/// Where these see that volume.
+const OWN_MOUNT: &str = "/__work";
+
+/// The image when neither the runner's pod nor a setting names it, as with the official hooks.
+const RUNNER_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
 
 /// Where that container writes.
 const PASSWD_DIR: &str = "/__passwd";
@@ -55,7 +68,7 @@ pub fn metadata(inputs: &Inputs<'_>) -> ObjectMeta {
 
 /// A pod of ours around its containers, before the template is laid over it.
 #[must_use]
-pub fn pod(inputs: &Inputs<'_>, name: &str, spec: PodSpec) -> Pod {
+pub fn pod(inputs: &Inputs<'_>, sources: &Sources, name: &str, spec: PodSpec) -> Pod {
     Pod {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -66,7 +79,7 @@ pub fn pod(inputs: &Inputs<'_>, name: &str, spec: PodSpec) -> Pod {
             ..metadata(inputs)
         },
         spec: Some(PodSpec {
-            affinity: affinity::of(inputs),
+            affinity: affinity::of(inputs, sources),
             // A job has no business with the API server, unless the template gives it an account of
             // its own, and needs no list of the namespace's services in its environment.
             automount_service_account_token: (!has_account(inputs)).then_some(false),
@@ -159,6 +172,62 @@ pub fn check_volumes(pod: &mut Value) {
         .and_then(|job| job["command"].as_array_mut());
     if let Some(command) = command {
         command.extend(arguments::literal(checks).into_iter().map(Value::from));
+    }
+}
+
+/// Fills a pod's own volume: an init container of the runner's image makes its directories and puts
+/// this program there. With `externals` a container beside the job copies the runner's programs,
+/// because no job shall wait for them that does not need them.
+pub fn fill(
+    inputs: &Inputs<'_>,
+    sources: &Sources,
+    user: User,
+    directories: &[PathBuf],
+    externals: bool,
+    pod: &mut Pod,
+) {
+    let Some(spec) = pod.spec.as_mut().filter(|_| sources.copied()) else {
+        return;
+    };
+    let text = |path: &Path| path.display().to_string();
+    let image = inputs
+        .config
+        .runner_image
+        .clone()
+        .or_else(|| inputs.runner.and_then(|runner| runner.image.clone()))
+        .unwrap_or_else(|| RUNNER_IMAGE.to_owned());
+    let container = |name: &str, arguments: Vec<String>| Container {
+        image: Some(image.clone()),
+        command: Some([vec![text(inputs.program), "init".to_owned()], arguments].concat()),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(inputs.identity.uid.into()),
+            run_as_group: Some(inputs.identity.gid.into()),
+            ..Default::default()
+        }),
+        volume_mounts: Some(vec![VolumeMount {
+            name: WORK.to_owned(),
+            mount_path: OWN_MOUNT.to_owned(),
+            ..Default::default()
+        }]),
+        name: name.to_owned(),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Default::default()
+    };
+    let mut arguments = ["volume", "--to", OWN_MOUNT].map(str::to_owned).to_vec();
+    if user.uid() != Some(inputs.identity.uid) {
+        arguments.push("--open".to_owned());
+    }
+    arguments.push(sources.workspace());
+    arguments.extend(directories.iter().map(|path| text(path)));
+    spec.init_containers
+        .get_or_insert_default()
+        .insert(0, container(INIT_CONTAINER, arguments));
+    if externals {
+        let from = text(&inputs.config.paths.externals);
+        let arguments = ["programs", "--from", &from, "--to", OWN_MOUNT];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        spec.containers
+            .push(container(EXTERNALS_CONTAINER, arguments));
     }
 }
 

@@ -47,6 +47,7 @@ pub use runner::{RunnerPod, WorkClaim};
 pub use settings::{RunAs, Settings};
 pub use step::container_step;
 pub use template::{Location, Template};
+pub use volumes::{OWN_GITHUB, OWN_WORK};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! What goes in and what comes out.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -35,6 +35,8 @@ pub struct Inputs<'a> {
     pub nonce: &'a str,
     /// User and group of the hook process, which are the runner's.
     pub identity: Identity,
+    /// Where this program is in the runner's image.
+    pub program: &'a Path,
 }
 
 /// What a container action's pod must know about the job's.
@@ -93,6 +95,8 @@ pub struct Plan {
     pub secrets: Vec<Secret>,
     /// Who the container `job` runs as.
     pub user: User,
+    /// The pod has a volume of its own, and files are copied.
+    pub copied: bool,
     /// Whether the container `job` runs under our supervisor. A container action without a known
     /// entry point does not.
     pub supervised: bool,

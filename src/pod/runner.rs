@@ -92,7 +92,13 @@ fn work_mount<'a>(container: &'a Container, work: &Path) -> Option<&'a VolumeMou
 /// The claim of a volume. A generic ephemeral volume's claim is named `<pod>-<volume>`
 /// (Kubernetes, "Ephemeral Volumes": `PersistentVolumeClaim` naming).
 fn claim_of(volume: &Volume, pod: &str) -> Option<String> {
-    if volume.ephemeral.is_some() {
+    if let Some(ephemeral) = &volume.ephemeral {
+        let template = ephemeral.volume_claim_template.as_ref();
+        let modes = template.and_then(|template| template.spec.access_modes.as_deref());
+        // Nobody but the runner's pod may mount it.
+        if modes == Some(&["ReadWriteOncePod".to_owned()]) {
+            return None;
+        }
         return Some(format!("{pod}-{}", volume.name));
     }
     volume

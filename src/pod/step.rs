@@ -76,6 +76,7 @@ pub fn container_step(
     );
     let mut pod = manifest::pod(
         inputs,
+        &sources,
         &name,
         PodSpec {
             host_aliases: job.and_then(services_of),
@@ -85,6 +86,7 @@ pub fn container_step(
             ..Default::default()
         },
     );
+    manifest::fill(inputs, &sources, user, &[], false, &mut pod);
     manifest::passwd(inputs, &sources, directories, user, &mut pod);
     let targets = [Target {
         container: JOB_CONTAINER.to_owned(),
@@ -110,6 +112,7 @@ pub fn container_step(
         pod,
         secrets: secrets.finish()?,
         user,
+        copied: sources.copied(),
         supervised,
         environment: if supervised {
             request.environment_variables.clone()

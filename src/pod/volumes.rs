@@ -29,14 +29,19 @@ pub const SPOOL: &str = "/__hook/spool";
 /// Volume of the runner's work directory, named as the official hooks 0.7 do.
 pub const WORK: &str = "work";
 
+/// In a pod's own volume: what it sees as `/__w` and as `/github`.
+pub const OWN_WORK: &str = "w";
+/// See [`OWN_WORK`].
+pub const OWN_GITHUB: &str = "github";
+
 /// Volume behind `/__w` itself, which holds mount points only.
 const WORK_ROOT: &str = "arc-hook-w";
 
 /// Sources on the work volume, as paths relative to the volume's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
-    /// The claim.
-    pub claim: String,
+    /// The claim; absent when the pod has a volume of its own, and files are copied.
+    pub claim: Option<String>,
     /// Where the work directory lies in the volume; empty for its root.
     prefix: String,
     /// The workspace below the work directory, `<repo>/<repo>`.
@@ -49,26 +54,19 @@ impl Sources {
     /// Finds the work volume.
     pub fn new(inputs: &Inputs<'_>) -> Result<Self, SpecError> {
         let config = inputs.config;
-        let no_claim = |remedy| SpecError::NoWorkClaim {
-            work: config.paths.work.display().to_string(),
-            remedy,
-        };
-        if config.work_volume == WorkVolume::Copy {
-            return Err(no_claim(
-                "ARC_HOOK_WORK is `copy`, which this version does not have; use `auto`",
-            ));
-        }
         let found = inputs.runner.and_then(|runner| runner.work_claim.as_ref());
-        let claim = match (&config.claim_name, found, inputs.runner) {
-            (Some(claim), _, _) => claim.clone(),
-            (None, Some(found), _) => found.claim.clone(),
+        let claim = match (config.work_volume, &config.claim_name, found, inputs.runner) {
+            (WorkVolume::Copy, ..) | (WorkVolume::Auto, None, None, Some(_)) => None,
+            (_, Some(claim), ..) => Some(claim.clone()),
+            (_, None, Some(found), _) => Some(found.claim.clone()),
             // Outside a pod nothing can be looked up: the name is the one that ARC gives.
-            (None, None, None) => format!("{}-work", config.pod_name),
-            (None, None, Some(_)) => {
-                return Err(no_claim(
-                    "mount a claim there, as containerMode `kubernetes` of ARC does with \
-                     `kubernetesModeWorkVolumeClaim`",
-                ));
+            (_, None, None, None) => Some(format!("{}-work", config.pod_name)),
+            (WorkVolume::Shared, None, None, Some(_)) => {
+                return Err(SpecError::NoWorkClaim {
+                    work: config.paths.work.display().to_string(),
+                    remedy: "mount a claim there, as containerMode `kubernetes` of ARC does with \
+                             `kubernetesModeWorkVolumeClaim`, or set `ARC_HOOK_WORK` to `auto`",
+                });
             }
         };
         let outside = || SpecError::Workspace {
@@ -91,9 +89,23 @@ impl Sources {
         })
     }
 
+    /// Whether the pod has a volume of its own.
+    #[must_use]
+    pub fn copied(&self) -> bool {
+        self.claim.is_none()
+    }
+
+    /// The workspace below the work directory.
+    #[must_use]
+    pub fn workspace(&self) -> String {
+        self.workspace.join("/")
+    }
+
     /// A path below the work directory as a path of the volume.
     fn below_work(&self, path: &str) -> String {
-        if self.prefix.is_empty() {
+        if self.copied() {
+            format!("{OWN_WORK}/{path}")
+        } else if self.prefix.is_empty() {
             path.to_owned()
         } else {
             format!("{}/{path}", self.prefix)
@@ -101,6 +113,9 @@ impl Sources {
     }
 
     fn of_nonce(&self, nonce: &str, name: &str) -> String {
+        if self.copied() {
+            return name.to_owned();
+        }
         self.below_work(&format!(".arc-hook/{nonce}/{name}"))
     }
 
@@ -125,6 +140,16 @@ impl Sources {
         let workspace = self.workspace.join("/");
         let own = |path: &str, name: &str| mount(path, self.of_nonce(nonce, name));
         let mut mounts = self.supervisor(nonce);
+        if self.copied() {
+            // Nothing of the runner's is in this volume, so the job may have its directories whole.
+            mounts.push(mount("/__w", OWN_WORK.to_owned()));
+            if self.tools_outside {
+                mounts.push(mount("/__t", self.below_work("_tool")));
+            }
+            mounts.push(read_only("/__e", self.of_nonce(nonce, "externals")));
+            mounts.push(mount("/github", OWN_GITHUB.to_owned()));
+            return mounts;
+        }
         mounts.push(VolumeMount {
             name: WORK_ROOT.to_owned(),
             mount_path: "/__w".to_owned(),
@@ -153,6 +178,9 @@ impl Sources {
     /// own where there is no job.
     #[must_use]
     pub fn action(&self, nonce: &str) -> Vec<VolumeMount> {
+        if self.copied() {
+            return vec![mount("/github", OWN_GITHUB.to_owned())];
+        }
         let workspace = self.below_work(&self.workspace.join("/"));
         let mut mounts = self.github(nonce);
         mounts.push(mount("/github/workspace", workspace));
@@ -172,10 +200,13 @@ impl Sources {
     /// The volumes that these mounts refer to.
     #[must_use]
     pub fn volumes(&self, with_work_root: bool) -> Vec<Volume> {
+        let Some(claim) = &self.claim else {
+            return vec![empty_dir(WORK)];
+        };
         let mut volumes = vec![Volume {
             name: WORK.to_owned(),
             persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: self.claim.clone(),
+                claim_name: claim.clone(),
                 ..Default::default()
             }),
             ..Default::default()

@@ -29,6 +29,15 @@ impl Bell {
         }
     }
 
+    /// Takes over the bell that hangs in a step's directory.
+    #[must_use]
+    pub fn take_over(directory: &Directory) -> Self {
+        Self {
+            fifo: directory.take_fifo(BELL).ok(),
+            heard: false,
+        }
+    }
+
     /// What to poll.
     #[must_use]
     pub fn handle(&self) -> Option<BorrowedFd<'_>> {

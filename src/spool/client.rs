@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -13,8 +15,8 @@ use super::directory::{Directory, FileError};
 use super::log::LogReader;
 use super::signals::Signals;
 use super::{
-    CANCEL, EXIT, Exit, HEARTBEAT, LOCK, Nonce, PROTOCOL, READY, RECORD_LIMIT, REQUEST, Ready,
-    STEPS, StepRequest, UNFINISHED,
+    CANCEL, CLAIMED, EXIT, Exit, HEARTBEAT, LOCK, Nonce, ORPHANED, PROTOCOL, READY, RECORD_LIMIT,
+    REQUEST, Ready, STEPS, StepRequest, UNFINISHED,
 };
 
 /// Longest silence of the heartbeat before the pod is looked at: five missed beats.
@@ -54,6 +56,9 @@ pub enum StepError {
     /// The supervisor is gone, and why.
     #[error(transparent)]
     Dead(anyhow::Error),
+    /// The runner ended it before it began.
+    #[error("the step was cancelled before it began")]
+    Cancelled,
     /// The step did not end within the time that a cancel has.
     #[error("cancel the step: its processes did not end within {} s", CANCEL_DEADLINE.as_secs())]
     Stuck,
@@ -76,6 +81,9 @@ pub trait Liveness {
 
     /// Why the kubelet ended the container, as far as it can be known, with the remedy.
     fn why_ended(&mut self) -> anyhow::Error;
+
+    /// There is a sign of life again.
+    fn revived(&mut self) {}
 }
 
 /// The one field that every version of [`Ready`] has.
@@ -86,26 +94,31 @@ struct Version {
 
 /// Reads the supervisor's first record. `None` while there is none.
 pub fn ready(spool: &Directory, nonce: &Nonce) -> Result<Option<Ready>, StepError> {
-    let Some(bytes) = spool.read(READY, RECORD_LIMIT)? else {
-        return Ok(None);
-    };
+    match spool.read(READY, RECORD_LIMIT)? {
+        Some(bytes) => check_ready(&bytes, nonce).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Judges the supervisor's first record.
+pub fn check_ready(bytes: &[u8], nonce: &Nonce) -> Result<Ready, StepError> {
     let malformed = |reason: String| StepError::Record {
         record: READY,
         reason,
     };
     let version: Version =
-        serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
     if version.protocol != PROTOCOL {
         return Err(StepError::Version {
             found: version.protocol,
         });
     }
     let ready: Ready =
-        serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
     if ready.nonce != *nonce {
         return Err(malformed("it belongs to another pod".to_owned()));
     }
-    Ok(Some(ready))
+    Ok(ready)
 }
 
 /// A step that was handed over.
@@ -117,7 +130,9 @@ pub struct RunningStep {
     spool: Directory,
     bell: Bell,
     /// Held for as long as this process lives; its release tells the supervisor.
-    _lock: File,
+    lock: File,
+    /// Where the log goes on from, and how much of it has arrived, if it is only passed on.
+    relayed: Option<(u64, Arc<AtomicU64>)>,
 }
 
 impl RunningStep {
@@ -128,8 +143,19 @@ impl RunningStep {
         foreign_user: bool,
     ) -> Result<Self, StepError> {
         let id = Nonce::random().map_err(StepError::Name)?;
+        Self::submit_as(id, spool, request, foreign_user)
+    }
+
+    /// The same for a step that has a name already. A step of a name that was there before is not
+    /// started again; this fails then.
+    pub fn submit_as(
+        id: Nonce,
+        spool: Directory,
+        request: &StepRequest,
+        foreign_user: bool,
+    ) -> Result<Self, StepError> {
         let steps = spool.descend(STEPS)?;
-        let unfinished = format!("{UNFINISHED}{id}");
+        let unfinished = format!("{UNFINISHED}{id}.{}", std::process::id());
         let directory = steps.make(&unfinished, if foreign_user { 0o777 } else { 0o755 })?;
         let lock = directory.create(LOCK, 0o644)?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
@@ -154,8 +180,45 @@ impl RunningStep {
             id,
             spool,
             bell,
-            _lock: lock,
+            lock,
+            relayed: None,
         })
+    }
+
+    /// Takes over a step that another process has handed over.
+    pub fn take_over(id: Nonce, spool: Directory) -> Result<Self, StepError> {
+        let steps = spool.descend(STEPS)?;
+        let directory = steps.descend(id.as_str())?;
+        let lock = directory.file(LOCK)?.ok_or_else(|| StepError::Record {
+            record: LOCK,
+            reason: "it is missing".to_owned(),
+        })?;
+        let step = Self {
+            bell: Bell::take_over(&directory),
+            steps,
+            directory,
+            id,
+            spool,
+            lock,
+            relayed: None,
+        };
+        Ok(step)
+    }
+
+    /// Passes the log on from `offset`; what has `arrived` is removed.
+    pub fn relay_from(&mut self, offset: u64, arrived: Arc<AtomicU64>) {
+        self.relayed = Some((offset, arrived));
+    }
+
+    /// Tells the supervisor that someone waits for the step. `false` while another does.
+    #[must_use]
+    pub fn hold(&self) -> bool {
+        rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    /// A handle by which another thread can do [`Self::hold`].
+    pub fn lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// Copies the log to `sink` as it comes, until the step's end is recorded and its log is
@@ -167,7 +230,12 @@ impl RunningStep {
         liveness: &mut dyn Liveness,
     ) -> Result<Exit, StepError> {
         let mut pulse = Pulse::new();
-        let mut log = LogReader::new(&self.directory);
+        let mut log = match &self.relayed {
+            None => LogReader::new(&self.directory),
+            Some((offset, arrived)) => {
+                LogReader::relayed(&self.directory, *offset, Arc::clone(arrived))
+            }
+        };
         let mut buffer = vec![0; BUFFER];
         let mut exit: Option<(Exit, Instant)> = None;
         let mut give_up: Option<Instant> = None;
@@ -182,11 +250,7 @@ impl RunningStep {
                     break;
                 }
                 copied = true;
-                if let Err(error) = sink.write_all(&buffer[..count]) {
-                    // Nobody listens: the step must not go on unseen.
-                    let _ = self.cancel();
-                    return Err(StepError::Sink(error));
-                }
+                sink.write_all(&buffer[..count]).map_err(StepError::Sink)?;
                 if give_up.is_some_and(|at| Instant::now() >= at) {
                     return Err(StepError::Stuck);
                 }
@@ -243,7 +307,35 @@ impl RunningStep {
             .and_then(|()| self.steps.remove_tree(&done));
     }
 
-    fn cancel(&self) -> Result<(), FileError> {
+    /// As [`Self::collect`], but leaves the claim: what was handed over once, by whatever relay,
+    /// is not started a second time.
+    pub fn collect_relayed(&self) {
+        for name in self.directory.names().unwrap_or_default() {
+            if name != CLAIMED {
+                let _ = self.directory.remove(&name);
+            }
+        }
+    }
+
+    /// Tells the supervisor that the hook of another step is dead.
+    pub fn orphan(spool: &Directory, id: &Nonce) -> Result<(), FileError> {
+        let found = spool.descend(STEPS)?.descend(id.as_str());
+        match found.and_then(|step| step.replace(ORPHANED, 0o644)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a step of that name was handed over.
+    #[must_use]
+    pub fn is_known(spool: &Directory, id: &Nonce) -> bool {
+        spool
+            .descend(STEPS)
+            .is_ok_and(|steps| steps.has(id.as_str()))
+    }
+
+    /// Has the supervisor end the step.
+    pub fn cancel(&self) -> Result<(), FileError> {
         match self.directory.create(CANCEL, 0o644) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
@@ -264,7 +356,7 @@ impl RunningStep {
 }
 
 /// The heartbeat, judged by its change on this process's monotonic clock.
-struct Pulse {
+pub(crate) struct Pulse {
     beat: Vec<u8>,
     changed: Instant,
     looked: Instant,
@@ -272,7 +364,7 @@ struct Pulse {
 }
 
 impl Pulse {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
             beat: Vec::new(),
@@ -282,8 +374,8 @@ impl Pulse {
         }
     }
 
-    /// The length of a silence that calls for a look at the pod now.
-    fn silence(&mut self, spool: &Directory) -> Option<Duration> {
+    /// How long there has been no beat.
+    pub(crate) fn quiet_for(&mut self, spool: &Directory) -> Duration {
         let now = Instant::now();
         if now - self.looked >= Duration::from_secs(1) {
             self.looked = now;
@@ -295,7 +387,13 @@ impl Pulse {
                 self.changed = now;
             }
         }
-        let silence = now - self.changed;
+        now - self.changed
+    }
+
+    /// The length of a silence that calls for a look at the pod now.
+    fn silence(&mut self, spool: &Directory) -> Option<Duration> {
+        let silence = self.quiet_for(spool);
+        let now = Instant::now();
         if silence < SILENCE || now - self.examined < EXAMINE {
             return None;
         }

@@ -4,6 +4,7 @@
 //! nor a renamed parent leads elsewhere; only regular files are read, so no FIFO blocks; nothing
 //! is read beyond a stated size.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,26 +77,28 @@ impl Directory {
     pub(crate) fn failure(
         &self,
         verb: &'static str,
-        name: &str,
+        name: impl AsRef<OsStr>,
         cause: impl Into<io::Error>,
     ) -> FileError {
         FileError {
             verb,
-            path: self.path.join(name),
+            path: self.path.join(name.as_ref()),
             cause: cause.into(),
         }
     }
 
     /// Refuses names that are more than one component.
-    fn component<'n>(&self, name: &'n str) -> Result<&'n str, FileError> {
-        if name.is_empty() || name == ".." || name.contains(['/', '\0']) {
+    fn component<'n>(&self, name: &'n OsStr) -> Result<&'n OsStr, FileError> {
+        let bytes = name.as_encoded_bytes();
+        if bytes.is_empty() || bytes == b".." || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
             return Err(self.failure("use", name, Errno::INVAL));
         }
         Ok(name)
     }
 
     /// Opens a directory in this one.
-    pub fn descend(&self, name: &str) -> Result<Self, FileError> {
+    pub fn descend(&self, name: impl AsRef<OsStr>) -> Result<Self, FileError> {
+        let name = name.as_ref();
         let handle = rustix::fs::openat(
             &self.handle,
             self.component(name)?,
@@ -110,7 +113,8 @@ impl Directory {
     }
 
     /// Makes a directory, or takes the one that is there, and gives it exactly `mode`.
-    pub fn make(&self, name: &str, mode: u32) -> Result<Self, FileError> {
+    pub fn make(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<Self, FileError> {
+        let name = name.as_ref();
         match rustix::fs::mkdirat(&self.handle, self.component(name)?, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(self.failure("make the directory", name, errno)),
@@ -125,7 +129,8 @@ impl Directory {
     }
 
     /// Takes the directory that is there as it is, or makes it with `mode`.
-    pub fn ensure(&self, name: &str, mode: u32) -> Result<Self, FileError> {
+    pub fn ensure(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<Self, FileError> {
+        let name = name.as_ref();
         match self.descend(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.make(name, mode),
             found => found,
@@ -133,7 +138,8 @@ impl Directory {
     }
 
     /// Opens a regular file for reading. `None` when there is nothing of that name.
-    pub fn file(&self, name: &str) -> Result<Option<File>, FileError> {
+    pub fn file(&self, name: impl AsRef<OsStr>) -> Result<Option<File>, FileError> {
+        let name = name.as_ref();
         let handle =
             match rustix::fs::openat(&self.handle, self.component(name)?, READ, Mode::empty()) {
                 Ok(handle) => handle,
@@ -175,7 +181,8 @@ impl Directory {
     }
 
     /// Creates a file that must not exist, with exactly `mode`.
-    pub fn create(&self, name: &str, mode: u32) -> Result<File, FileError> {
+    pub fn create(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<File, FileError> {
+        let name = name.as_ref();
         let mode = Mode::from_raw_mode(mode);
         let handle = rustix::fs::openat(&self.handle, self.component(name)?, CREATE, mode)
             .map_err(|errno| self.failure("create", name, errno))?;
@@ -184,7 +191,8 @@ impl Directory {
     }
 
     /// Creates a file in place of whatever non-directory bears the name.
-    pub fn replace(&self, name: &str, mode: u32) -> Result<File, FileError> {
+    pub fn replace(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<File, FileError> {
+        let name = name.as_ref();
         self.remove(name)?;
         self.create(name, mode)
     }
@@ -192,6 +200,7 @@ impl Directory {
     /// Makes a FIFO with exactly `mode`, open so that neither end ever blocks or finds the other
     /// missing.
     pub fn make_fifo(&self, name: &str, mode: u32) -> Result<OwnedFd, FileError> {
+        let name = OsStr::new(name);
         let mode = Mode::from_raw_mode(mode);
         rustix::fs::mknodat(&self.handle, self.component(name)?, FileType::Fifo, mode, 0)
             .map_err(|errno| self.failure("make the FIFO", name, errno))?;
@@ -202,10 +211,10 @@ impl Directory {
 
     /// Opens a FIFO that somebody reads, for writing without ever waiting.
     pub fn fifo(&self, name: &str) -> Result<OwnedFd, FileError> {
-        self.open_fifo(name, OFlags::WRONLY)
+        self.open_fifo(name.as_ref(), OFlags::WRONLY)
     }
 
-    fn open_fifo(&self, name: &str, access: OFlags) -> Result<OwnedFd, FileError> {
+    fn open_fifo(&self, name: &OsStr, access: OFlags) -> Result<OwnedFd, FileError> {
         let flags = access | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(&self.handle, self.component(name)?, flags, Mode::empty())
             .map_err(|errno| self.failure("open the FIFO", name, errno))?;
@@ -234,9 +243,9 @@ impl Directory {
     pub fn rename(&self, from: &str, to: &str) -> Result<(), FileError> {
         rustix::fs::renameat_with(
             &self.handle,
-            self.component(from)?,
+            self.component(from.as_ref())?,
             &self.handle,
-            self.component(to)?,
+            self.component(to.as_ref())?,
             RenameFlags::empty(),
         )
         .map_err(|errno| self.failure("rename to", to, errno))
@@ -244,18 +253,49 @@ impl Directory {
 
     /// Gives a file of this directory the same name in another one, too.
     pub fn link(&self, name: &str, other: &Self) -> Result<(), FileError> {
-        let component = self.component(name)?;
+        let component = self.component(name.as_ref())?;
         let no_follow = AtFlags::empty();
         rustix::fs::linkat(&self.handle, component, &other.handle, component, no_follow)
             .map_err(|errno| other.failure("link", name, errno))
     }
 
     /// Removes a file, a link, or whatever is not a directory. Fine when it is gone.
-    pub fn remove(&self, name: &str) -> Result<(), FileError> {
+    pub fn remove(&self, name: impl AsRef<OsStr>) -> Result<(), FileError> {
+        let name = name.as_ref();
         match rustix::fs::unlinkat(&self.handle, self.component(name)?, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.failure("remove", name, errno)),
         }
+    }
+
+    /// Makes a symbolic link, which this hook never follows.
+    pub fn symlink(&self, name: impl AsRef<OsStr>, target: &OsStr) -> Result<(), FileError> {
+        let name = name.as_ref();
+        rustix::fs::symlinkat(target, &self.handle, self.component(name)?)
+            .map_err(|errno| self.failure("make the link", name, errno))
+    }
+
+    /// Removes a directory if nothing is in it. Fine when there is, or when it is gone.
+    pub fn remove_empty(&self, name: impl AsRef<OsStr>) -> Result<(), FileError> {
+        let name = name.as_ref();
+        match rustix::fs::unlinkat(&self.handle, self.component(name)?, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(()),
+            Err(errno) => Err(self.failure("remove", name, errno)),
+        }
+    }
+
+    /// Another handle on the same directory.
+    pub fn again(&self) -> Result<Self, FileError> {
+        let handle = self.handle.try_clone();
+        Ok(Self {
+            handle: handle.map_err(|error| self.failure("open again", "", error))?,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Opens a FIFO that is there, as [`Self::make_fifo`] leaves it.
+    pub fn take_fifo(&self, name: &str) -> Result<OwnedFd, FileError> {
+        self.open_fifo(name.as_ref(), OFlags::RDWR)
     }
 
     /// Whether something of that name is there.
@@ -283,7 +323,8 @@ impl Directory {
     }
 
     /// Removes a directory in this one with everything below it, following no link.
-    pub fn remove_tree(&self, name: &str) -> Result<(), FileError> {
+    pub fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<(), FileError> {
+        let name = name.as_ref();
         let path = self.by_handle(self.component(name)?);
         match std::fs::remove_dir_all(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -295,8 +336,9 @@ impl Directory {
 
     /// A path that leads to this very directory, wherever it has been moved.
     #[must_use]
-    pub fn by_handle(&self, name: &str) -> PathBuf {
+    pub fn by_handle(&self, name: impl AsRef<OsStr>) -> PathBuf {
         use std::os::fd::AsRawFd as _;
+        let name = name.as_ref();
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()));
         if !name.is_empty() {
             path.push(name);

@@ -4,7 +4,9 @@
 //! more of the volume than one that prints for a minute.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::directory::{Directory, FileError};
@@ -66,13 +68,13 @@ impl<'d> LogWriter<'d> {
                         std::thread::sleep(LOOK);
                     }
                 }
-                self.current = Some(self.directory.create(&segment(number), self.mode)?);
+                self.current = Some(self.directory.create(segment(number), self.mode)?);
             }
             let room = usize::try_from(SEGMENT - offset).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(room.min(bytes.len()));
             if let Some(file) = &mut self.current {
                 file.write_all(now)
-                    .map_err(|error| self.directory.failure("write", &segment(number), error))?;
+                    .map_err(|error| self.directory.failure("write", segment(number), error))?;
             }
             self.written += now.len() as u64;
             bytes = later;
@@ -87,6 +89,10 @@ pub struct LogReader<'d> {
     directory: &'d Directory,
     current: Option<File>,
     read: u64,
+    /// How much of it is safe with the one who wants it; all that was read when absent.
+    arrived: Option<Arc<AtomicU64>>,
+    /// Number of the oldest segment that may be there.
+    oldest: u64,
 }
 
 impl<'d> LogReader<'d> {
@@ -97,6 +103,20 @@ impl<'d> LogReader<'d> {
             directory,
             current: None,
             read: 0,
+            arrived: None,
+            oldest: 0,
+        }
+    }
+
+    /// A log from `offset` on, which stays until `arrived` has passed it: who reads it passes it
+    /// on over a connection that may break.
+    #[must_use]
+    pub fn relayed(directory: &'d Directory, offset: u64, arrived: Arc<AtomicU64>) -> Self {
+        Self {
+            read: offset,
+            arrived: Some(arrived),
+            oldest: (offset / SEGMENT).saturating_sub(UNREAD),
+            ..Self::new(directory)
         }
     }
 
@@ -110,8 +130,13 @@ impl<'d> LogReader<'d> {
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FileError> {
         let offset = self.read % SEGMENT;
         let name = segment(self.read / SEGMENT);
-        if offset == 0 && self.current.is_none() {
+        self.discard()?;
+        if self.current.is_none() {
             self.current = self.directory.file(&name)?;
+            if let Some(file) = self.current.as_mut().filter(|_| offset > 0) {
+                file.seek(io::SeekFrom::Start(offset))
+                    .map_err(|error| self.directory.failure("read", &name, error))?;
+            }
         }
         let Some(file) = &mut self.current else {
             return Ok(0);
@@ -135,9 +160,20 @@ impl<'d> LogReader<'d> {
         self.read += count as u64;
         if count > 0 && self.read.is_multiple_of(SEGMENT) {
             self.current = None;
-            self.directory.remove(&name)?;
+            self.discard()?;
         }
         Ok(count)
+    }
+
+    /// Removes the segments that nobody will want again.
+    fn discard(&mut self) -> Result<(), FileError> {
+        let arrived = self.arrived.as_ref();
+        let safe = arrived.map_or(self.read, |arrived| arrived.load(Ordering::Acquire));
+        while self.oldest < safe.min(self.read) / SEGMENT {
+            self.directory.remove(segment(self.oldest))?;
+            self.oldest += 1;
+        }
+        Ok(())
     }
 }
 
@@ -202,6 +238,36 @@ mod tests {
         assert_eq!(reader.read(&mut [0; 64]).unwrap(), 11);
         std::fs::write(root.path().join("log.0"), "short").unwrap();
         assert!(reader.read(&mut [0; 64]).is_err());
+    }
+
+    #[test]
+    fn what_has_not_arrived_can_be_read_again_from_where_it_broke_off() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory::open(root.path()).unwrap();
+        let bytes = patterned(usize::try_from(SEGMENT).unwrap() * 2 + 1000);
+        LogWriter::new(&directory, 0o644)
+            .write(&bytes, &|| false)
+            .unwrap();
+        let arrived = Arc::new(AtomicU64::new(0));
+        let mut buffer = vec![0; 1 << 20];
+        let mut first = LogReader::relayed(&directory, 0, Arc::clone(&arrived));
+        while first.read(&mut buffer).unwrap() > 0 {}
+        assert_eq!(first.position(), bytes.len() as u64);
+        assert_eq!(directory.names().unwrap().len(), 3, "nothing has arrived");
+
+        let offset = SEGMENT + 77;
+        arrived.store(offset, Ordering::Release);
+        let mut second = LogReader::relayed(&directory, offset, arrived);
+        let mut read = Vec::new();
+        loop {
+            let count = second.read(&mut buffer).unwrap();
+            if count == 0 {
+                break;
+            }
+            read.extend_from_slice(&buffer[..count]);
+        }
+        assert!(read == bytes[usize::try_from(offset).unwrap()..]);
+        assert!(!directory.has("log.0") && directory.has("log.1"));
     }
 
     #[test]

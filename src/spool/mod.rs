@@ -19,6 +19,7 @@
 //!       bell                        FIFO: a byte when there is something to read
 //!       hook.lock                   held by the hook; free without `exit.json` read = hook dead
 //!       cancel                      created by the hook
+//!       orphaned                    created by a later hook: the step's own is dead
 //!       exit.json                   how it ended; no step is green without it
 //! ```
 //!
@@ -62,6 +63,8 @@ pub(crate) const LOCK: &str = "hook.lock";
 pub(crate) const BELL: &str = "bell";
 /// The hook's wish to end the step.
 pub(crate) const CANCEL: &str = "cancel";
+/// The word of another hook that the step's own is dead.
+pub(crate) const ORPHANED: &str = "orphaned";
 /// How the step ended.
 pub(crate) const EXIT: &str = "exit.json";
 /// Prefix of a step directory that is not yet complete.

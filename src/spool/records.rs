@@ -63,6 +63,10 @@ pub struct StepRequest {
     pub path: Vec<String>,
     /// Directory to run in.
     pub directory: Option<String>,
+    /// Seconds that the step goes on without a hook: a relay's connection may break, and another
+    /// takes its place.
+    #[serde(default)]
+    pub alone: u32,
 }
 
 impl std::fmt::Debug for StepRequest {

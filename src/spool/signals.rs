@@ -1,7 +1,7 @@
 //! The runner's wish to end: SIGINT, 7.5 s, SIGTERM, 2.5 s, SIGKILL (actions/runner 2.336.0,
 //! `src/Runner.Sdk/ProcessInvoker.cs`); a shutdown may send SIGINT twice.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -36,6 +36,19 @@ impl Signals {
         Ok(Self { received, wake })
     }
 
+    /// One that no process sends, with the means to raise it.
+    pub fn raised_by_hand() -> io::Result<(Self, Raise)> {
+        let received = Arc::new(AtomicUsize::new(0));
+        let (wake, ring) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        ring.set_nonblocking(true)?;
+        let raise = Raise {
+            received: Arc::clone(&received),
+            ring,
+        };
+        Ok((Self { received, wake }, raise))
+    }
+
     /// The last signal that came, if any did.
     #[must_use]
     pub fn received(&self) -> Option<u8> {
@@ -49,6 +62,34 @@ impl Signals {
     pub fn hush(&self) {
         let mut bytes = [0; 64];
         while matches!((&self.wake).read(&mut bytes), Ok(count) if count > 0) {}
+    }
+}
+
+/// Raises a signal that no process sends.
+#[derive(Debug)]
+pub struct Raise {
+    received: Arc<AtomicUsize>,
+    ring: UnixStream,
+}
+
+impl Raise {
+    /// Raises SIGINT.
+    pub fn interrupt(&self) {
+        let signal = usize::try_from(SIGINT).unwrap_or(0);
+        self.received.store(signal, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether it was raised.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.received.load(Ordering::SeqCst) != 0
+    }
+
+    /// Wakes who waits, without a signal.
+    pub fn wake(&self) {
+        // A full socket has been heard.
+        let _ = (&self.ring).write(b"!");
     }
 }
 

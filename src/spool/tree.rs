@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use super::directory::{Directory, FileError};
 use super::{ENTRY, Nonce, STEPS, StepRequest};
 use crate::config::RunnerPaths;
+use crate::pod::{OWN_GITHUB, OWN_WORK};
 
 /// Directory of everything below the work directory that is the hook's.
 pub const ROOT: &str = ".arc-hook";
@@ -172,17 +173,51 @@ impl JobTree {
     }
 }
 
+/// Makes the directories of a volume that only one pod has: the job gets them whole, since nothing
+/// of the runner's lies beside them. With `open` another user than this one writes there.
+pub fn make_own(root: &Path, open: bool, directories: &[PathBuf]) -> anyhow::Result<()> {
+    let mode = if open { 0o777 } else { 0o755 };
+    let root = Directory::open(root)?;
+    let hook = root.make("hook", 0o755)?;
+    hook.make("spool", 0o755)?;
+    root.make("spool", mode)?.make(STEPS, mode)?;
+    root.make("externals", 0o755)?;
+    let work = root.make(OWN_WORK, mode)?;
+    work.make("_temp", mode)?
+        .make("_runner_file_commands", mode)?;
+    for name in ["_actions", "_tool"] {
+        work.make(name, mode)?;
+    }
+    for directory in directories {
+        let mut at = work.again()?;
+        for part in directory {
+            at = at.make(part, mode)?;
+        }
+    }
+    let github = root.make(OWN_GITHUB, mode)?;
+    for name in [
+        "home",
+        "workflow",
+        "file_commands",
+        "runner_temp",
+        "workspace",
+    ] {
+        github.make(name, mode)?;
+    }
+    place_binary(&hook)
+}
+
 /// Makes a directory of the runner's own; the last component is what the pod mounts.
 fn make_below(root: &Directory, path: &Path, foreign_user: bool) -> Result<(), FileError> {
     let mut parent: Option<Directory> = None;
     let mut components = path.components().peekable();
     while let Some(component) = components.next() {
-        let name = component.as_os_str().to_string_lossy();
+        let name = component.as_os_str();
         let above = parent.as_ref().unwrap_or(root);
         let next = if foreign_user && components.peek().is_none() {
-            above.make(&name, 0o777)?
+            above.make(name, 0o777)?
         } else {
-            above.ensure(&name, 0o755)?
+            above.ensure(name, 0o755)?
         };
         parent = Some(next);
     }

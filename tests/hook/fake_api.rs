@@ -17,6 +17,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::fake_exec;
+
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_arc-hook");
 
@@ -96,10 +98,23 @@ pub struct State {
     pub job_exit: i32,
     /// No claim is ever bound.
     pub claims_wait: bool,
+    /// What befalls connections to programs in containers, one after the other.
+    pub cuts: VecDeque<Cut>,
     pub(crate) supervisors: BTreeMap<String, Child>,
     /// Work volumes of the runners.
     pub(crate) works: Vec<std::path::PathBuf>,
     pub(crate) serial: u64,
+}
+
+/// What befalls a connection to a program in a container.
+#[derive(Debug, Clone, Copy)]
+pub enum Cut {
+    /// Nothing.
+    None,
+    /// It breaks after so many bytes of the program's output.
+    Output(usize),
+    /// It breaks after so many bytes of the program's input.
+    Input(usize),
 }
 
 /// The running server.
@@ -218,7 +233,8 @@ async fn serve(listener: std::net::TcpListener, state: Arc<Mutex<State>>) {
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&state), request));
             let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
             // A fault breaks the connection; that is no error of the server.
             let _ = connection.await;
         });
@@ -284,11 +300,16 @@ pub(crate) fn status(code: u16, reason: &str, message: &str) -> Answer {
     object(code, &body)
 }
 
-async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<Answer, Broken> {
+async fn answer(
+    state: Arc<Mutex<State>>,
+    mut request: Request<Incoming>,
+) -> Result<Answer, Broken> {
     let method = request.method().to_string();
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     let user = request.headers().get("impersonate-user").cloned();
+    let upgrade = hyper::upgrade::on(&mut request);
+    let key = request.headers().get("sec-websocket-key").cloned();
     let body = request
         .into_body()
         .collect()
@@ -329,6 +350,15 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
             return Err(Broken);
         }
         None => {}
+    }
+    if let ("exec", Some(key)) = (resource.as_str(), key) {
+        return Ok(fake_exec::start(
+            &state,
+            upgrade,
+            key.as_bytes(),
+            &name,
+            &query,
+        ));
     }
     if query.contains("watch=true") {
         return Ok(watch(&state, &query).await);

@@ -1,6 +1,6 @@
 //! What the fake API server keeps, and the part of the kubelet that it plays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -152,9 +152,14 @@ impl State {
             .iter()
             .position(|word| *word == "--nonce")
             .map(|at| &words[at..]);
+        let own = self.own_volume(name);
+        if pod["spec"]["initContainers"][0]["name"] == "arc-hook-init" {
+            Self::fill(&own, pod);
+        }
         if let Some(flags @ [_, nonce, ..]) = flags {
             let spool = |work: &PathBuf| work.join(".arc-hook").join(nonce).join("spool");
-            let spools: Vec<PathBuf> = self.works.iter().map(spool).collect();
+            let own = Some(own.join("spool"));
+            let spools: Vec<PathBuf> = self.works.iter().map(spool).chain(own).collect();
             let spool = spools.iter().find(|spool| spool.is_dir()).unwrap();
             let child = Command::new(BINARY)
                 .arg("supervise")
@@ -170,6 +175,33 @@ impl State {
             self.supervisors.insert(name.to_owned(), child);
         }
         pod["status"] = running(pod);
+    }
+
+    /// Where a pod's own volume is.
+    pub(crate) fn own_volume(&self, pod: &str) -> PathBuf {
+        let work = self.works.first().unwrap();
+        let above = work.parent().unwrap_or(work);
+        above.join("pods").join(pod)
+    }
+
+    /// Plays the kubelet for the containers that fill a pod's own volume.
+    fn fill(own: &Path, pod: &Value) {
+        std::fs::create_dir_all(own).unwrap();
+        for list in ["initContainers", "containers"] {
+            for container in pod["spec"][list].as_array().into_iter().flatten() {
+                let name = container["name"].as_str().unwrap();
+                if !name.starts_with("arc-hook-") {
+                    continue;
+                }
+                let words = container["command"].as_array().unwrap().iter().skip(1);
+                let words = words.map(|word| word.as_str().unwrap());
+                let status = Command::new(BINARY)
+                    .args(words.map(|word| word.replace("/__work", own.to_str().unwrap())))
+                    .status()
+                    .unwrap();
+                assert!(status.success(), "{container}");
+            }
+        }
     }
 
     /// A program that has said all ends.
@@ -234,6 +266,7 @@ impl State {
             let _ = child.wait();
         }
         let answer = object(200, found);
+        let _ = std::fs::remove_dir_all(self.own_volume(name));
         self.objects.remove(&key);
         if resource == "jobs" {
             let of_job = |one: &Value| one["metadata"]["labels"][JOB_LABEL] == name;

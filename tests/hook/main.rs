@@ -5,11 +5,13 @@
 mod actions;
 mod caches;
 mod cluster;
+mod copies;
 mod doctor;
 mod failures;
 mod fake_api;
 mod fake_changes;
 mod fake_cluster;
+mod fake_exec;
 mod jobs;
 mod manual;
 mod metrics;

@@ -73,6 +73,30 @@ impl Runner {
         );
     }
 
+    /// A runner in a pod without a claim, as ARC's mode `kubernetes-novolume` makes it.
+    pub fn without_a_volume() -> Self {
+        let runner = Self::outside_a_pod();
+        runner.api.put(
+            "pods",
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": RUNNER, "namespace": "ci", "uid": "uid-of-runner"},
+                "spec": {
+                    "nodeName": "node-1",
+                    "containers": [{
+                        "name": "runner", "image": "ghcr.io/actions/actions-runner:latest"
+                    }]
+                }
+            }),
+        );
+        runner
+    }
+
+    /// The volume of a pod that has one of its own.
+    pub fn volume(&self, pod: &str) -> PathBuf {
+        self.api.state().own_volume(pod)
+    }
+
     /// A runner whose pod the API server does not know.
     pub fn outside_a_pod() -> Self {
         Self::lay_out(RUNNER, None)
@@ -146,6 +170,11 @@ impl Runner {
 
     /// Where a process of the job sees that file: containers are processes of this machine here.
     pub fn inside(&self, kind: &str) -> PathBuf {
+        let own = self.volume(JOB_POD);
+        if own.exists() {
+            let below = format!("w/_temp/_runner_file_commands/{kind}_0000");
+            return own.join(below);
+        }
         self.trees()[0]
             .join("file_commands")
             .join(format!("{kind}_0000"))

@@ -53,6 +53,7 @@ impl Job {
                 environment: BTreeMap::from([("FROM_JOB".to_owned(), "job value".to_owned())]),
                 working_directory: None,
                 foreign_user: false,
+                copied: false,
                 user: Some((0, 0)),
                 forced_user,
                 address: None,

@@ -360,6 +360,7 @@ fn a_finished_step_is_not_claimed_again_while_it_is_removed() {
         environment: BTreeMap::new(),
         path: Vec::new(),
         directory: None,
+        alone: 0,
     };
     let mut step = RunningStep::submit(spool, &request, false).unwrap();
     let signals = Signals::catch_these(&[]).unwrap();

@@ -297,6 +297,7 @@ async fn job_pod(cluster: &Cluster, facts: &Facts) -> anyhow::Result<()> {
             uid: 1001,
             gid: 1001,
         }),
+        program: "/home/runner/arc-hook/arc-hook".into(),
     };
     let nonce = Nonce::try_from(NONCE.to_owned()).map_err(|error| anyhow::anyhow!(error))?;
     let request = Request::parse(include_str!("../examples/job.json"))?;

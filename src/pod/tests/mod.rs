@@ -71,6 +71,7 @@ impl World {
                 uid: 1001,
                 gid: 1001,
             },
+            program: std::path::Path::new("/home/runner/arc-hook/arc-hook"),
         }
     }
 

@@ -119,11 +119,25 @@ fn a_runner_without_a_work_claim_is_told_what_to_mount() {
     if let Some(runner) = world.runner.as_mut() {
         runner.work_claim = None;
     }
+    let plan = world.job(&request("node:22", Vec::new()));
+    assert!(plan.copied, "left to itself, the hook copies");
+    world.config.work_volume = crate::config::WorkVolume::Shared;
     let error = job(&world.inputs(), &request("node:22", Vec::new())).expect_err("no claim");
     assert!(
         error.to_string().contains("kubernetesModeWorkVolumeClaim"),
         "{error}"
     );
+}
+
+#[test]
+fn a_pod_that_shares_no_volume_has_one_of_its_own_which_our_containers_fill() {
+    let mut world = World::new("metadata: {annotations: {arc-hook/run-as: runner}}");
+    world.config.work_volume = crate::config::WorkVolume::Copy;
+    let plan = world.job(&with_volumes(vec![mount(
+        Some("/home/runner/_work/demo/demo/data"),
+        "/data",
+    )]));
+    insta::assert_yaml_snapshot!(plan.pod["spec"]);
 }
 
 #[test]

@@ -102,9 +102,11 @@ impl Supervisor {
         let Some(bytes) = self.spool.read(ENTRY, REQUEST_LIMIT)? else {
             return Ok(());
         };
+        // A relay may still be writing it.
+        let Ok(request) = serde_json::from_slice::<StepRequest>(&bytes) else {
+            return Ok(());
+        };
         self.spool.remove(ENTRY)?;
-        let request: StepRequest =
-            serde_json::from_slice(&bytes).context("parse the template's command")?;
         match exec::command(&request, "entry").and_then(|mut command| command.spawn()) {
             Ok(child) => self.entry = Pid::from_raw(child.id().cast_signed()),
             Err(error) => eprintln!("arc-hook: start the template's command: {error}"),
@@ -132,6 +134,9 @@ impl Supervisor {
                 step.tend();
             }
             self.forget_finished()?;
+            if self.spool.has(ENTRY) {
+                self.start_entry()?;
+            }
             self.accept()?;
             bells.wait(watch.as_ref());
         }

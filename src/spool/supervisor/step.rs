@@ -14,7 +14,8 @@ use super::super::bell::Ringer;
 use super::super::directory::{Directory, FileError};
 use super::super::log::LogWriter;
 use super::super::{
-    CANCEL, CLAIMED, EXIT, Exit, LOCK, OutOfMemory, Outcome, REQUEST, REQUEST_LIMIT, StepRequest,
+    CANCEL, CLAIMED, EXIT, Exit, LOCK, ORPHANED, OutOfMemory, Outcome, REQUEST, REQUEST_LIMIT,
+    StepRequest,
 };
 use super::{exec, memory, processes};
 
@@ -43,6 +44,9 @@ pub struct Step {
     outcome: Option<Outcome>,
     kill_at: Option<Instant>,
     orphaned: bool,
+    /// How long it goes on without a hook, and since when it is.
+    alone: Duration,
+    alone_since: Option<Instant>,
     container_ended: bool,
     kills_before: u64,
     looked: Instant,
@@ -105,7 +109,7 @@ impl Step {
         directory
             .remove(REQUEST)
             .map_err(|error| error.to_string())?;
-        let request = serde_json::from_slice(&bytes)
+        let request: StepRequest = serde_json::from_slice(&bytes)
             .map_err(|error| format!("parse the step's request: {error}"))?;
         drop(bytes);
         let kills_before = memory::kills();
@@ -122,6 +126,8 @@ impl Step {
             outcome: None,
             kill_at: None,
             orphaned: false,
+            alone: Duration::from_secs(request.alone.into()),
+            alone_since: None,
             container_ended: false,
             kills_before,
             looked: started,
@@ -180,7 +186,8 @@ impl Step {
         }
     }
 
-    /// Ends the step if the hook that waits for it is gone: the lock is free.
+    /// Ends the step if the hook that waits for it is gone: the lock is free, for longer than the
+    /// step may go on alone, or another hook says so.
     pub fn end_if_orphaned(&mut self) {
         self.looked = Instant::now();
         if self.orphaned || self.outcome.is_some() {
@@ -192,7 +199,12 @@ impl Step {
             }
             Ok(None) | Err(_) => true,
         };
-        if free {
+        if !free {
+            self.alone_since = None;
+        }
+        let dead = self.directory.has(ORPHANED)
+            || free && self.alone_since.get_or_insert_with(Instant::now).elapsed() >= self.alone;
+        if dead {
             self.orphaned = true;
             self.abandon();
             self.terminate(ORPHAN_GRACE);
@@ -217,8 +229,11 @@ impl Step {
         }
         if self.orphaned {
             // Its hook will not collect it. What cannot be removed goes with the job's tree.
+            // The claim stays: nobody shall start the step again.
             for name in self.directory.names()? {
-                let _ = self.directory.remove(&name);
+                if name != CLAIMED {
+                    let _ = self.directory.remove(&name);
+                }
             }
         }
         Ok(())

@@ -1,0 +1,255 @@
+//! A connection to the relay in a pod.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use super::api::Api;
+use crate::cluster::{ClusterError, Exec};
+use crate::pod::names::JOB_CONTAINER;
+use crate::spool::signals::Signals;
+use crate::spool::tree::{BINARY, HOOK_MOUNT, SPOOL_MOUNT};
+use crate::transport::frame::{self, Decoder, Frame, Kind, PIECE};
+
+/// A relay says every second that it is alive.
+const MUTE: Duration = Duration::from_secs(15);
+/// It ends when it has heard nothing for a minute.
+const PING: Duration = Duration::from_secs(5);
+/// How long a relay that has all it needs may take to end.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why there is no more to come.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The connection broke, or nobody is there: another may stand.
+    Lost(String),
+    /// The API server or the relay said no.
+    Refused(String),
+    /// A signal of the runner came first.
+    Cancelled,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Event {
+    /// A frame.
+    Frame(Frame),
+    /// The supervisor has been silent for so long.
+    Beat(Duration),
+    /// Nothing, for now.
+    Nothing,
+}
+
+/// A connection, and the relay at its other end.
+#[derive(Debug)]
+pub struct Link<'a> {
+    api: &'a Api,
+    exec: Exec,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+    heard: Instant,
+    pinged: Instant,
+}
+
+impl<'a> Link<'a> {
+    /// Starts a relay in the pod.
+    pub fn open(api: &'a Api, pod: &str) -> Result<Self, LinkError> {
+        let program = format!("{HOOK_MOUNT}/{BINARY}");
+        let command = [program, "relay".to_owned(), SPOOL_MOUNT.to_owned()];
+        let exec = api
+            .run(api.cluster.exec(pod, JOB_CONTAINER, &command))
+            .map_err(|error| match &error {
+                // The pod itself will tell what is the matter with it.
+                ClusterError::Refused { code, .. } if *code == 401 || *code == 403 => {
+                    LinkError::Refused(error.to_string())
+                }
+                _ => LinkError::Lost(error.to_string()),
+            })?;
+        Ok(Self {
+            api,
+            exec,
+            decoder: Decoder::default(),
+            buffer: vec![0; PIECE * 2],
+            heard: Instant::now(),
+            pinged: Instant::now(),
+        })
+    }
+
+    /// Sends a frame. Waits while the relay does not take it.
+    pub fn send(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), LinkError> {
+        let exec = &mut self.exec;
+        let header = frame::header(kind, bytes.len());
+        let sent = self.api.run(async {
+            tokio::time::timeout(MUTE * 2, async {
+                exec.write(&header).await?;
+                exec.write(bytes).await
+            })
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        });
+        self.pinged = Instant::now();
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.lost(&format!("it takes nothing any more: {error}"))),
+        }
+    }
+
+    /// Sends a value.
+    pub fn send_json(
+        &mut self,
+        kind: Kind,
+        value: &impl serde::Serialize,
+    ) -> Result<(), LinkError> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|error| LinkError::Refused(format!("encode a request: {error}")))?;
+        self.send(kind, &bytes)
+    }
+
+    /// What came, waiting for it no longer than `wait`.
+    pub fn next(&mut self, wait: Duration) -> Result<Event, LinkError> {
+        if self.pinged.elapsed() >= PING {
+            self.send(Kind::Ping, &[])?;
+        }
+        loop {
+            match self.decoder.take() {
+                Ok(Some(frame)) => return Self::event(frame),
+                Ok(None) => {}
+                Err(error) => return Err(LinkError::Refused(error.to_string())),
+            }
+            let (exec, buffer) = (&mut self.exec, &mut self.buffer);
+            let read = self
+                .api
+                .run(async { tokio::time::timeout(wait, exec.read(buffer)).await });
+            match read {
+                Err(_) if self.heard.elapsed() >= MUTE => {
+                    return Err(LinkError::Lost(format!(
+                        "nothing came over the connection for {} s",
+                        MUTE.as_secs()
+                    )));
+                }
+                Err(_) => return Ok(Event::Nothing),
+                Ok(Ok(count @ 1..)) => {
+                    self.heard = Instant::now();
+                    self.decoder.push(&self.buffer[..count]);
+                }
+                Ok(Ok(0)) => return Err(self.lost("it was closed")),
+                Ok(Err(error)) => return Err(self.lost(&error.to_string())),
+            }
+        }
+    }
+
+    fn event(frame: Frame) -> Result<Event, LinkError> {
+        match frame.kind {
+            Kind::Failed => Err(LinkError::Refused(
+                String::from_utf8_lossy(&frame.bytes).into_owned(),
+            )),
+            Kind::Beat => Ok(Event::Beat(Duration::from_secs(
+                frame.number().unwrap_or(0),
+            ))),
+            _ => Ok(Event::Frame(frame)),
+        }
+    }
+
+    /// The end of the connection: what the relay said last counts more than how it ended.
+    fn lost(&mut self, how: &str) -> LinkError {
+        loop {
+            match self.decoder.take() {
+                Ok(Some(frame)) if frame.kind == Kind::Failed => {
+                    return LinkError::Refused(String::from_utf8_lossy(&frame.bytes).into_owned());
+                }
+                Ok(Some(_)) => {}
+                _ => break,
+            }
+            let (exec, buffer) = (&mut self.exec, &mut self.buffer);
+            let read = exec.read(buffer);
+            let read = self
+                .api
+                .run(async { tokio::time::timeout(Duration::from_millis(200), read).await });
+            match read {
+                Ok(Ok(count @ 1..)) => self.decoder.push(&self.buffer[..count]),
+                _ => break,
+            }
+        }
+        let words = self.api.run(self.exec.last_words());
+        LinkError::Lost(if words.is_empty() {
+            format!("the connection broke: {how}")
+        } else {
+            format!("the connection broke: {how} ({words})")
+        })
+    }
+
+    /// The next frame, which must be of that kind. A signal ends the wait.
+    pub fn expect(&mut self, kind: Kind, signals: Option<&Signals>) -> Result<Frame, LinkError> {
+        loop {
+            if signals.is_some_and(|signals| signals.received().is_some()) {
+                return Err(LinkError::Cancelled);
+            }
+            match self.next(Duration::from_millis(50))? {
+                Event::Frame(frame) if frame.kind == kind => return Ok(frame),
+                Event::Frame(frame) => {
+                    return Err(LinkError::Refused(format!(
+                        "talk to the relay: {:?} came in place of {kind:?}",
+                        frame.kind
+                    )));
+                }
+                Event::Beat(_) | Event::Nothing => {}
+            }
+        }
+    }
+
+    /// Tells the relay that all has arrived, and waits for its end.
+    pub fn finish(mut self) {
+        if self.send(Kind::Done, &[]).is_err() {
+            return;
+        }
+        let end = Instant::now() + GOODBYE;
+        while Instant::now() < end {
+            let (exec, buffer) = (&mut self.exec, &mut self.buffer);
+            let read = exec.read(buffer);
+            let read = self
+                .api
+                .run(async { tokio::time::timeout(GOODBYE, read).await });
+            if !matches!(read, Ok(Ok(1..))) {
+                return;
+            }
+        }
+    }
+
+    /// Where an archive is written to. A signal ends it.
+    pub fn archive<'l>(&'l mut self, signals: &'l Signals) -> Archive<'l, 'a> {
+        Archive {
+            link: self,
+            signals,
+            failure: None,
+        }
+    }
+}
+
+/// An archive on its way to the pod.
+#[derive(Debug)]
+pub struct Archive<'l, 'a> {
+    link: &'l mut Link<'a>,
+    signals: &'l Signals,
+    /// Why it could not be sent.
+    pub failure: Option<LinkError>,
+}
+
+impl Write for Archive<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(PIECE)];
+        let sent = match self.signals.received() {
+            Some(_) => Err(LinkError::Cancelled),
+            None => self.link.send(Kind::Archive, piece),
+        };
+        match sent {
+            Ok(()) => Ok(piece.len()),
+            Err(error) => {
+                self.failure = Some(error);
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

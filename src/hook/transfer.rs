@@ -1,0 +1,129 @@
+//! Files on their way from pod to pod, for container actions: out of one relay, into another, with
+//! no more of them in memory than a few pieces.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use super::link::{Event, Link, LinkError};
+use super::remote::{Remote, rest};
+use crate::spool::Nonce;
+use crate::spool::signals::Signals;
+use crate::transport::entry::{Entry, Kind as What};
+use crate::transport::frame::{Begin, Fetch, Kind, Selection};
+
+/// What an action's pod has of the job's.
+pub const SHARED: [&str; 3] = ["home", "temp", "workspace"];
+/// How often both ends are looked at when nothing moves.
+const WAIT: Duration = Duration::from_millis(10);
+/// How long a connection that breaks is made anew.
+const PATIENCE: Duration = Duration::from_mins(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which way, and what of it.
+#[derive(Debug)]
+pub struct Transfer<'t> {
+    /// Where files come from.
+    pub from: &'t Remote<'t>,
+    /// Where they go.
+    pub to: &'t Remote<'t>,
+    /// Name of the sender's manifest since which changes count; all files when absent.
+    pub since: Option<&'t Nonce>,
+    /// Name of the receiver's manifest of what it has got.
+    pub noted: Option<&'t Nonce>,
+}
+
+impl Transfer<'_> {
+    /// Does it, on as many connections as it takes. `false` when a signal came first.
+    pub fn run(&self, signals: &Signals) -> anyhow::Result<bool> {
+        let end = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.once(signals) {
+                Ok(()) => return Ok(true),
+                Err(LinkError::Cancelled) => return Ok(false),
+                Err(LinkError::Lost(_)) if signals.received().is_some() => return Ok(false),
+                Err(LinkError::Lost(cause)) if Instant::now() >= end => {
+                    bail!(
+                        "copy files from pod `{}` to pod `{}`: {cause}",
+                        self.from.pod,
+                        self.to.pod
+                    );
+                }
+                Err(LinkError::Lost(cause)) => tracing::debug!(cause, "connection lost"),
+                Err(LinkError::Refused(cause)) => {
+                    return Err(anyhow::anyhow!(cause)).with_context(|| {
+                        format!(
+                            "copy files from pod `{}` to pod `{}`",
+                            self.from.pod, self.to.pod
+                        )
+                    });
+                }
+            }
+            rest(&mut pause);
+        }
+    }
+
+    fn once(&self, signals: &Signals) -> Result<(), LinkError> {
+        let signals = Some(signals);
+        let mut from = Link::open(self.from.api, self.from.pod)?;
+        let mut to = Link::open(self.to.api, self.to.pod)?;
+        from.send_json(Kind::Begin, &begin(self.from, None))?;
+        to.send_json(Kind::Begin, &begin(self.to, self.noted))?;
+        from.expect(Kind::Hello, signals)?;
+        to.expect(Kind::Hello, signals)?;
+        let mut nothing = Vec::new();
+        Entry::bare(What::End, Vec::new()).encode(&mut nothing);
+        from.send(Kind::Archive, &nothing)?;
+        from.expect(Kind::Accepted, signals)?;
+        let next =
+            Nonce::random().map_err(|error| LinkError::Refused(format!("make a name: {error}")))?;
+        from.send_json(
+            Kind::Fetch,
+            &Fetch {
+                commands: Vec::new(),
+                roots: SHARED.map(str::to_owned).to_vec(),
+                selection: Selection::All,
+                since: self.since.cloned(),
+                next,
+                bounded: false,
+                discard: Vec::new(),
+            },
+        )?;
+        loop {
+            if signals.is_some_and(|signals| signals.received().is_some()) {
+                return Err(LinkError::Cancelled);
+            }
+            match from.next(WAIT)? {
+                Event::Frame(frame) if frame.kind == Kind::Archive => {
+                    to.send(Kind::Archive, &frame.bytes)?;
+                    continue;
+                }
+                Event::Frame(frame) => {
+                    let text = format!("talk to the relay: {:?} came with files", frame.kind);
+                    return Err(LinkError::Refused(text));
+                }
+                Event::Beat(_) | Event::Nothing => {}
+            }
+            match to.next(WAIT)? {
+                Event::Frame(frame) if frame.kind == Kind::Accepted => break,
+                Event::Frame(frame) => {
+                    let text = format!("talk to the relay: {:?} came too early", frame.kind);
+                    return Err(LinkError::Refused(text));
+                }
+                Event::Beat(_) | Event::Nothing => {}
+            }
+        }
+        to.finish();
+        from.finish();
+        Ok(())
+    }
+}
+
+fn begin(remote: &Remote<'_>, noted: Option<&Nonce>) -> Begin {
+    Begin {
+        kept: SHARED.map(str::to_owned).to_vec(),
+        manifest: noted.cloned(),
+        ..remote.begin(None, remote.nonce)
+    }
+}

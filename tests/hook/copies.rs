@@ -1,0 +1,192 @@
+//! Jobs that share no volume with their runner.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::fake_api::Cut;
+use crate::fake_cluster::lines;
+use crate::runner::{JOB_POD, RUNNER, Runner, quote, signal, until};
+
+#[test]
+fn a_job_without_a_volume_runs_from_preparation_to_clean_up() {
+    let runner = Runner::without_a_volume();
+    let workspace = runner.work().join("repo/repo");
+    fs::create_dir_all(runner.work().join("_actions/o/a/v1")).unwrap();
+    fs::write(runner.work().join("_actions/o/a/v1/index.js"), "action").unwrap();
+    fs::write(workspace.join("from-runner"), "runner").unwrap();
+    let prepared = runner.prepare(&[]);
+    assert_eq!(prepared.code, 0, "{prepared:?}");
+    assert!(prepared.log.contains("none is shared"), "{prepared:?}");
+    let own = runner.volume(JOB_POD);
+    assert!(own.join("w/_actions/o/a/v1/index.js").exists());
+    assert_eq!(
+        fs::read(own.join("w/repo/repo/from-runner")).unwrap(),
+        b"runner"
+    );
+
+    let script = format!(
+        "cd {}; echo \"hello $FROM_JOB\"; mkdir -p .github/actions/x; \
+         echo runs: > .github/actions/x/action.yml; echo made > made; chmod 755 made; \
+         rm from-runner; echo k=v >> \"$GITHUB_OUTPUT\"; exit 7",
+        own.join("w/repo/repo").display()
+    );
+    let step = runner.script(&script);
+    assert_eq!(step.code, 7, "{step:?}");
+    assert_eq!(step.log, "hello s3cret of the job\n");
+    assert_eq!(
+        fs::read_to_string(runner.file_command("output")).unwrap(),
+        "k=v\n"
+    );
+    assert_eq!(
+        fs::read(workspace.join(".github/actions/x/action.yml")).unwrap(),
+        b"runs:\n"
+    );
+    let mode = fs::metadata(workspace.join("made"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o755);
+    assert!(!workspace.join("from-runner").exists());
+
+    assert_eq!(runner.api.count("GET exec"), 2, "one connection a call");
+    let cleaned = runner.call("cleanup_job", &json!({}));
+    assert_eq!(cleaned.code, 0, "{cleaned:?}");
+    assert_eq!(runner.api.names("pods"), [RUNNER]);
+    assert!(!runner.memory().exists());
+}
+
+#[test]
+fn a_step_whose_connection_breaks_runs_once_and_its_log_is_whole() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let own = runner.volume(JOB_POD);
+    for (round, cut) in (0..4)
+        .flat_map(|n| {
+            let at = 1 + n * 397;
+            [Cut::Input(at), Cut::Output(at), Cut::Output(at * 50)]
+        })
+        .enumerate()
+    {
+        runner.api.state().cuts = [cut, Cut::Output(3000)].into();
+        let counter = own.join(format!("count-{round}"));
+        let script = format!(
+            "echo x >> {}; seq 20000; echo k={round} >> \"$GITHUB_OUTPUT\"; exit 3",
+            counter.display()
+        );
+        let step = runner.script(&script);
+        assert_eq!(step.code, 3, "{cut:?} {step:?}");
+        let expected = lines(1..=20000);
+        assert!(step.log == expected, "{cut:?}: {} bytes", step.log.len());
+        assert_eq!(fs::read(&counter).unwrap(), b"x\n", "{cut:?}");
+        assert_eq!(
+            fs::read_to_string(runner.file_command("output")).unwrap(),
+            format!("k={round}\n"),
+            "{cut:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_container_action_writes_reaches_the_job_and_the_runner() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let own = runner.volume(JOB_POD);
+    let workspace = own.join("w/repo/repo");
+    let prepare = format!(
+        "cd {}; echo one > kept; echo two > removed; ln -s kept link; echo home > {}/github/home/h",
+        workspace.display(),
+        own.display()
+    );
+    assert_eq!(runner.script(&prepare).code, 0);
+    // Where its container is, the action alone knows: it runs in its spool's pod.
+    let pods = own.parent().unwrap().display();
+    let script = format!(
+        "cd {pods}/*-step-*/github/workspace; cat kept link ../home/h; rm removed; \
+         echo three > made; echo k=v > ../file_commands/output_0000; exit 4"
+    );
+    let action = runner.call(
+        "run_container_step",
+        &json!({"image": "alpine", "entryPoint": "sh", "entryPointArgs": ["-c", quote(&script)],
+                "workingDirectory": "/"}),
+    );
+    assert_eq!(action.code, 4, "{action:?}");
+    assert_eq!(action.log, "one\none\nhome\n");
+    assert_eq!(
+        fs::read_to_string(runner.file_command("output")).unwrap(),
+        "k=v\n"
+    );
+    for side in [workspace, runner.work().join("repo/repo")] {
+        assert_eq!(fs::read(side.join("made")).unwrap(), b"three\n", "{side:?}");
+        assert!(!side.join("removed").exists(), "{side:?}");
+    }
+    assert_eq!(runner.api.names("pods"), [RUNNER, JOB_POD]);
+}
+
+#[test]
+fn without_a_job_an_action_works_on_the_runners_workspace() {
+    let runner = Runner::without_a_volume();
+    let workspace = runner.work().join("repo/repo");
+    fs::write(workspace.join("input"), "from the runner\n").unwrap();
+    let pods = runner.volume("x");
+    let script = format!(
+        "cd {}/*-step-*/github/workspace; cat input; echo made > output",
+        pods.parent().unwrap().display()
+    );
+    let action = runner.call(
+        "run_container_step",
+        &json!({"image": "alpine", "entryPoint": "sh", "entryPointArgs": ["-c", quote(&script)],
+                "workingDirectory": "/"}),
+    );
+    assert_eq!(
+        (action.code, action.log.as_str()),
+        (0, "from the runner\n"),
+        "{action:?}"
+    );
+    assert_eq!(fs::read(workspace.join("output")).unwrap(), b"made\n");
+    assert_eq!(runner.api.names("pods"), [RUNNER]);
+}
+
+#[test]
+fn a_cancelled_step_ends_in_time_with_its_log_and_its_file_commands() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let output = runner.inside("output");
+    let request = runner.script_request("echo k=v > \"$GITHUB_OUTPUT\"; echo started; sleep 60");
+    let child = runner.start(&request, &[]);
+    until("it runs", || {
+        fs::read(&output).is_ok_and(|text| !text.is_empty())
+    });
+    let start = Instant::now();
+    signal(&child, "-INT");
+    let step = runner.finish(child);
+    assert!(start.elapsed() < Duration::from_secs(7));
+    assert_ne!(step.code, 0);
+    assert_eq!(step.log, "started\n");
+    assert_eq!(
+        fs::read_to_string(runner.file_command("output")).unwrap(),
+        "k=v\n"
+    );
+}
+
+#[test]
+fn the_step_of_a_killed_hook_ends_before_the_next_begins() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let pid = runner.volume(JOB_POD).join("pid");
+    let request = runner.script_request(&format!("echo $$ > {}; sleep 60", pid.display()));
+    let child = runner.start(&request, &[]);
+    until("it runs", || {
+        fs::read(&pid).is_ok_and(|text| !text.is_empty())
+    });
+    signal(&child, "-KILL");
+    runner.finish(child);
+    let script = format!(
+        "kill -0 $(cat {}) 2>/dev/null && echo alive; echo next",
+        pid.display()
+    );
+    let next = runner.script(&script);
+    assert_eq!((next.code, next.log.as_str()), (0, "next\n"), "{next:?}");
+}

@@ -1,0 +1,140 @@
+//! The fake API server's way to a program in a container: the real relay, over a real WebSocket.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Bytes, Message};
+
+use crate::fake_api::{Answer, BINARY, Cut, State, status, text};
+
+/// Answers an upgrade, and starts the program that the query names.
+pub fn start(
+    state: &Arc<Mutex<State>>,
+    upgrade: hyper::upgrade::OnUpgrade,
+    key: &[u8],
+    pod: &str,
+    query: &str,
+) -> Answer {
+    let mut state = state.lock().unwrap();
+    if !state.supervisors.contains_key(pod) {
+        return status(404, "NotFound", &format!("pods \"{pod}\" not found"));
+    }
+    let own = state.own_volume(pod);
+    let map = |from: &str, to: &str| format!("{from}={}", own.join(to).display());
+    let words: Vec<String> = query
+        .split('&')
+        .filter_map(|part| part.strip_prefix("command="))
+        .map(|word| word.replace("%2F", "/"))
+        .map(|word| word.replace("/__hook/spool", own.join("spool").to_str().unwrap()))
+        .collect();
+    let child = Command::new(BINARY)
+        .args(&words[1..])
+        .args(["--map", &map("/__hook/spool", "spool")])
+        .args(["--map", &map("/__hook", "hook")])
+        .args(["--map", &map("/__w", "w")])
+        .args(["--map", &map("/github", "github")])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let cut = state.cuts.pop_front().unwrap_or(Cut::None);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let io = TokioIo::new(upgraded);
+            let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+            pump(socket, child, cut).await;
+        }
+    });
+    let mut answer = text(101, "");
+    let headers = answer.headers_mut();
+    headers.insert("upgrade", "websocket".parse().unwrap());
+    headers.insert("connection", "Upgrade".parse().unwrap());
+    headers.insert(
+        "sec-websocket-accept",
+        derive_accept_key(key).parse().unwrap(),
+    );
+    headers.insert(
+        "sec-websocket-protocol",
+        "v5.channel.k8s.io".parse().unwrap(),
+    );
+    answer
+}
+
+/// Carries bytes until the program ends, the client goes, or the connection is cut. Without a
+/// client the program's streams are closed; it is not killed.
+async fn pump<S>(mut socket: WebSocketStream<S>, mut child: Child, cut: Cut)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut stdin = child.stdin.take();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let (mut input, mut output) = match cut {
+        Cut::None => (usize::MAX, usize::MAX),
+        Cut::Input(bytes) => (bytes, usize::MAX),
+        Cut::Output(bytes) => (usize::MAX, bytes),
+    };
+    let mut buffer = vec![0; 8192];
+    let mut words = vec![0; 1024];
+    loop {
+        tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(Message::Binary(bytes))) if bytes.first() == Some(&0) => {
+                    let bytes = &bytes[1..];
+                    let passing = bytes.len().min(input);
+                    if let Some(stdin) = &mut stdin {
+                        let _ = stdin.write_all(&bytes[..passing]).await;
+                        let _ = stdin.flush().await;
+                    }
+                    input -= passing;
+                    if passing < bytes.len() || input == 0 {
+                        return;
+                    }
+                }
+                Some(Ok(Message::Binary(bytes))) if bytes[..] == [255, 0] => stdin = None,
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return,
+            },
+            count = stdout.read(&mut buffer) => {
+                let count = count.unwrap_or(0);
+                if count == 0 {
+                    break;
+                }
+                let passing = count.min(output);
+                let message = [&[1], &buffer[..passing]].concat();
+                if socket.send(Message::Binary(Bytes::from(message))).await.is_err() {
+                    return;
+                }
+                output -= passing;
+                if output == 0 {
+                    return;
+                }
+            }
+            count = stderr.read(&mut words) => {
+                let count = count.unwrap_or(0);
+                let message = [&[2], &words[..count]].concat();
+                if count > 0
+                    && socket.send(Message::Binary(Bytes::from(message))).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+    let ended = child.wait().await.unwrap();
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+        "status": if ended.success() { "Success" } else { "Failure" }});
+    let message = [&[3], status.to_string().as_bytes()].concat();
+    let _ = socket.send(Message::Binary(Bytes::from(message))).await;
+    let _ = socket.close(None).await;
+}
