@@ -274,6 +274,38 @@ fn a_parent_that_is_missing_is_passed_over_and_told() {
 }
 
 #[test]
+fn a_parent_that_goes_while_its_clone_is_made_is_replaced() {
+    let caching = Caching::new();
+    caching.run(0);
+    let parent = caching.named(MAIN).pop_first().unwrap();
+    caching.api().state().claims_wait = true;
+    let prepared = std::thread::scope(|scope| {
+        let call = scope.spawn(|| caching.prepare(&[]));
+        crate::runner::until("the clone is asked for", || caching.claims().len() == 2);
+        let mut state = caching.api().state();
+        state.objects.remove(&(CLAIMS.to_owned(), parent));
+        state.claims_wait = false;
+        drop(state);
+        call.join().unwrap()
+    });
+    said(
+        &prepared,
+        "octo/demo/main generation 1 is gone; choosing anew",
+    );
+    said(&prepared, "Cache conan-home: empty, in ");
+    assert_eq!(caching.claims().len(), 1, "the first attempt is gone");
+}
+
+#[test]
+fn a_claim_that_is_not_bound_is_left_to_the_wait_for_the_pod() {
+    let caching = Caching::new();
+    caching.api().state().claims_wait = true;
+    let prepared = caching.prepare(&[("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS", "2")]);
+    said(&prepared, "Cache conan-home: empty, not bound yet");
+    assert_eq!(caching.claims().len(), 1);
+}
+
+#[test]
 fn a_job_that_failed_or_was_cancelled_promotes_nothing() {
     let caching = Caching::new();
     let (_, cleaned) = caching.run(3);

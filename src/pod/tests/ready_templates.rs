@@ -7,6 +7,7 @@ use crate::pod::container_step;
 use crate::pod::yaml;
 
 const CONAN_ZFS: &str = include_str!("../../../hook-templates/conan-zfs.yaml");
+const CONAN_LINES: &str = include_str!("../../../hook-templates/conan-lines.yaml");
 const MINIMAL: &str = include_str!("../../../hook-templates/minimal.yaml");
 const RESTRICTED: &str = include_str!("../../../hook-templates/restricted.yaml");
 
@@ -21,6 +22,19 @@ fn the_conan_template_gives_each_job_a_clone() {
     let plan = world(CONAN_ZFS).job(&request("gcc-conan:12", Vec::new()));
     assert_yaml_snapshot!(manifests(&plan));
     assert_eq!(plan.warnings, Vec::<String>::new());
+}
+
+/// But for the annotation its pods are those of the template with a fixed parent.
+#[test]
+fn the_template_with_lines_gives_each_job_a_cache() {
+    let world = world(CONAN_LINES);
+    let cache = &world.template.settings().caches["conan-home"];
+    assert_eq!((cache.parents.len(), cache.keep()), (3, 3));
+    assert!(cache.promote.is_some() && !cache.allow.is_empty());
+    let plan = world.job(&request("gcc-conan:12", Vec::new()));
+    assert_eq!(plan.warnings, Vec::<String>::new());
+    let fixed = self::world(CONAN_ZFS).job(&request("gcc-conan:12", Vec::new()));
+    assert_eq!(plan.pod["spec"], fixed.pod["spec"]);
 }
 
 #[test]
