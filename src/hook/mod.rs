@@ -4,6 +4,7 @@ pub mod api;
 pub mod await_pod;
 pub mod caches;
 pub mod cleanup_job;
+mod crossing;
 pub mod hint;
 pub mod init;
 pub mod leftovers;

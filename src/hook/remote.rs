@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use super::api::Api;
+use super::crossing::{
+    Break, Crossing, WAIT, await_acceptance, commit, follow, hello, look_at_signals, rest,
+    tell_left,
+};
 use super::link::{Event, Link, LinkError};
-use super::output;
 use super::step_files::{self, Returned};
-use crate::cluster::jitter;
 use crate::config::Config;
 use crate::record::{JobRecord, Memory};
 use crate::spool::client::{self, Liveness, StepError};
@@ -24,7 +26,7 @@ use crate::spool::signals::Signals;
 use crate::spool::tree::SPOOL_MOUNT;
 use crate::spool::{Exit, Nonce, PROTOCOL, Ready, StepRequest};
 use crate::transport::changes::{LIMITS, NO_LIMITS, Sender};
-use crate::transport::entry::{Entry, Kind as What, Reason};
+use crate::transport::entry::{Entry, Kind as What};
 use crate::transport::extract::Extractor;
 use crate::transport::frame::{Begin, Fetch, Hello, Kind, PIECE, Root, Selection};
 use crate::transport::manifest::{Changed, Manifest};
@@ -32,22 +34,10 @@ use crate::transport::walk::Walk;
 
 /// How long a step goes on while no relay speaks for its hook.
 const ALONE: u32 = 5 * 60;
-/// From the runner's first signal to giving up on a step's own end, as in [`client`].
-const CANCEL_DEADLINE: Duration = Duration::from_secs(6);
-/// How long the runner's other programs may take to be copied.
-const EXTERNALS: Duration = Duration::from_mins(10);
 /// How long connections that break are made anew when only files are to come.
 const REFRESH: Duration = Duration::from_mins(5);
-/// How often the relay is told how much of the log arrived.
-const ACKNOWLEDGE: u64 = 1 << 20;
-/// Silence of the supervisor that calls for a look at its pod.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How often it is looked at.
-const EXAMINE: Duration = Duration::from_secs(2);
 /// Pauses between attempts at a connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(3);
-const WAIT: Duration = Duration::from_millis(50);
 
 /// A pod and the files that it shares with the runner by copying them.
 #[derive(Debug)]
@@ -75,55 +65,6 @@ pub struct Carried {
     pub ended: Result<Exit, StepError>,
     /// Directories for `PATH`.
     pub entries: anyhow::Result<Vec<String>>,
-}
-
-/// A step on its way.
-pub(super) struct Crossing<'s> {
-    request: &'s StepRequest,
-    id: Nonce,
-    /// Name of the manifest once the pod has what the runner has.
-    next: Nonce,
-    /// The same for what the runner has afterwards.
-    last: Nonce,
-    scripts: Vec<String>,
-    externals: bool,
-    orphans: Vec<Nonce>,
-    /// Bytes of the log that were handed on.
-    offset: u64,
-    told: u64,
-    /// The request was sent: the step may run.
-    sent: bool,
-    accepted: bool,
-    /// What the manifest becomes once the step is accepted.
-    pending: Option<Changed>,
-    exit: Option<Exit>,
-    give_up: Option<Instant>,
-    examined: Instant,
-}
-
-/// Why an attempt ended.
-enum Break {
-    Link(LinkError),
-    Step(StepError),
-    Files(anyhow::Error),
-}
-
-impl From<LinkError> for Break {
-    fn from(error: LinkError) -> Self {
-        Self::Link(error)
-    }
-}
-
-impl From<StepError> for Break {
-    fn from(error: StepError) -> Self {
-        Self::Step(error)
-    }
-}
-
-impl From<anyhow::Error> for Break {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Files(error)
-    }
 }
 
 impl<'a> Remote<'a> {
@@ -722,162 +663,3 @@ impl<'a> Remote<'a> {
 
 /// Most that the runner's workspace may hold: its own files and what came back.
 const TOTAL: u64 = 16 << 30;
-
-/// Obeys a signal of the runner: the step is cancelled, and given up some time after.
-fn look_at_signals(
-    crossing: &mut Crossing<'_>,
-    signals: &Signals,
-    link: Option<&mut Link<'_>>,
-) -> Result<(), Break> {
-    if crossing.give_up.is_none() && signals.received().is_some() {
-        crossing.give_up = Some(Instant::now() + CANCEL_DEADLINE);
-        if let Some(link) = link {
-            link.send(Kind::Cancel, &[])?;
-        }
-    }
-    if crossing.give_up.is_some_and(|at| Instant::now() >= at) {
-        return Err(StepError::Stuck.into());
-    }
-    Ok(())
-}
-
-fn hello(bytes: &[u8]) -> Result<Hello, Break> {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        protocol: u32,
-    }
-    let malformed = |error: serde_json::Error| StepError::Record {
-        record: "hello",
-        reason: error.to_string(),
-    };
-    let version: Version = serde_json::from_slice(bytes).map_err(malformed)?;
-    if version.protocol != PROTOCOL {
-        return Err(StepError::Version {
-            found: version.protocol,
-        }
-        .into());
-    }
-    Ok(serde_json::from_slice(bytes).map_err(malformed)?)
-}
-
-fn commit(changed: Option<Changed>) -> anyhow::Result<()> {
-    match changed {
-        Some(changed) => changed.commit().context("write the manifest"),
-        None => Ok(()),
-    }
-}
-
-/// Names what did not come. A file command that did not is a failure.
-fn tell_left(named: &[(String, Reason)], count: u64) -> anyhow::Result<()> {
-    for (path, reason) in named {
-        let why = match reason {
-            Reason::TooLarge => "it is larger than 100 MiB",
-            Reason::TooMuch => "the files before it take 2 GiB",
-            Reason::Unreadable => "the job's user may not read it",
-        };
-        if let Some(name) = path.strip_prefix("commands/") {
-            anyhow::bail!("copy the file command `{name}` to the runner: {why}");
-        }
-        let name = path.strip_prefix("workspace/").unwrap_or(path);
-        output::line(&format!("`{name}` stays in the job's pod: {why}"));
-    }
-    let others = count.saturating_sub(named.len() as u64);
-    if others > 0 {
-        output::line(&format!("{others} more files stay in the job's pod"));
-    }
-    Ok(())
-}
-
-/// Pauses longer each time, jittered, so that the hooks of a scale set do not come back together.
-pub(super) fn rest(pause: &mut Duration) {
-    std::thread::sleep(pause.mul_f64(0.5 + jitter() / 2.0));
-    *pause = (*pause * 2).min(LAST_PAUSE);
-}
-
-fn await_acceptance(
-    link: &mut Link<'_>,
-    crossing: &mut Crossing<'_>,
-    signals: &Signals,
-) -> Result<(), Break> {
-    let deadline = Instant::now() + EXTERNALS;
-    loop {
-        look_at_signals(crossing, signals, Some(link))?;
-        match link.next(WAIT)? {
-            Event::Frame(frame) if frame.kind == Kind::Accepted => break,
-            Event::Frame(frame) => {
-                let text = format!("talk to the relay: {:?} came too early", frame.kind);
-                return Err(LinkError::Refused(text).into());
-            }
-            Event::Beat(_) | Event::Nothing => {}
-        }
-        if Instant::now() >= deadline {
-            let text = "start the step: the pod has not begun it within 10 minutes; are the \
-                        runner's `externals` still being copied?";
-            return Err(LinkError::Refused(text.to_owned()).into());
-        }
-    }
-    crossing.accepted = true;
-    commit(crossing.pending.take())?;
-    Ok(())
-}
-
-fn follow(
-    link: &mut Link<'_>,
-    crossing: &mut Crossing<'_>,
-    log: &mut dyn Write,
-    signals: &Signals,
-    liveness: &mut dyn Liveness,
-) -> Result<Exit, Break> {
-    crossing.told = crossing.offset;
-    if crossing.give_up.is_some() {
-        link.send(Kind::Cancel, &[])?;
-    }
-    loop {
-        look_at_signals(crossing, signals, Some(link))?;
-        match link.next(WAIT)? {
-            Event::Nothing => log.flush().map_err(StepError::Sink)?,
-            Event::Beat(silence) if silence >= SILENCE => {
-                if crossing.examined.elapsed() >= EXAMINE {
-                    crossing.examined = Instant::now();
-                    if let Some(cause) = liveness.examine(silence) {
-                        return Err(StepError::Dead(cause).into());
-                    }
-                }
-            }
-            Event::Beat(_) => liveness.revived(),
-            Event::Frame(frame) if frame.kind == Kind::Log => {
-                if let Err(error) = log.write_all(&frame.bytes) {
-                    // Nobody listens: the step must not go on unseen.
-                    let _ = link.send(Kind::Cancel, &[]);
-                    return Err(StepError::Sink(error).into());
-                }
-                crossing.offset += frame.bytes.len() as u64;
-                if crossing.offset - crossing.told >= ACKNOWLEDGE {
-                    crossing.told = crossing.offset;
-                    link.send(Kind::Got, &crossing.offset.to_le_bytes())?;
-                }
-            }
-            Event::Frame(frame) if frame.kind == Kind::Exit => {
-                let record = |reason: String| StepError::Record {
-                    record: "exit.json",
-                    reason,
-                };
-                let exit: Exit = serde_json::from_slice(&frame.bytes)
-                    .map_err(|error| record(error.to_string()))?;
-                if exit.log_bytes != crossing.offset {
-                    let reason = format!(
-                        "the log has {} bytes of {}",
-                        crossing.offset, exit.log_bytes
-                    );
-                    return Err(record(reason).into());
-                }
-                log.flush().map_err(StepError::Sink)?;
-                return Ok(exit);
-            }
-            Event::Frame(frame) => {
-                let text = format!("talk to the relay: {:?} came with the log", frame.kind);
-                return Err(LinkError::Refused(text).into());
-            }
-        }
-    }
-}

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
+use super::crossing::rest;
 use super::link::{Event, Link, LinkError};
-use super::remote::{Remote, rest};
+use super::remote::Remote;
 use crate::spool::Nonce;
 use crate::spool::signals::Signals;
 use crate::transport::entry::{Entry, Kind as What};
