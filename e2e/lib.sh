@@ -26,16 +26,11 @@ TEST_BIN=$REPO_DIR/target/x86_64-unknown-linux-musl/debug
 # shellcheck disable=SC2034
 {
   ADMIN_KUBECONFIG=$STATE/kubeconfig
-  KUBELET_ROOT=$STATE/kubelet
-  PLUGINS_REGISTRY=$KUBELET_ROOT/plugins_registry
   AUDIT_LOG=$LOG/audit.log # requests of the runners' namespace, as JSON lines
-  CONTAINERD_SOCKET=$STATE/containerd/containerd.sock
   REGISTRY=127.0.0.1:5000
   # The same images for those who know the password; harness/private.rs says the same.
   PRIVATE_PORTS=(5001 5002 5003)
-  NODE_NAME=node-1
-  NODE_IP=10.244.0.1
-  BRIDGE=arc-hook0
+  API_IP=10.244.0.1
   PAUSE_IMAGE=docker.io/library/pause:e2e
   RUNNER_NAMESPACE=arc-runners
   ZPOOL=zfspv-pool
@@ -44,6 +39,27 @@ TEST_BIN=$REPO_DIR/target/x86_64-unknown-linux-musl/debug
 # Every process of the cluster lives below this cgroup, so that a run which
 # was killed can be cleared without guessing from process names.
 CGROUP=arc-hook-e2e
+
+# use_node N: from then on the names below are those of the Nth node. The first is always
+# there, the second while a test wants it (cluster/node).
+# shellcheck disable=SC2034
+use_node() {
+  local last=$(($1 - 1))
+  NODE_NUMBER=$1
+  NODE_NAME=node-$1
+  OF_NODE= # the end of all names that a machine with one node would not need
+  NODE_CGROUP=$CGROUP
+  ((last == 0)) || OF_NODE=-$1 NODE_CGROUP=$CGROUP/node-$1
+  BRIDGE=arc-hook$last
+  NODE_IP=10.244.$last.1
+  POD_CIDR=10.244.$last.0/24
+  KUBELET_ROOT=$STATE/kubelet$OF_NODE
+  PLUGINS_REGISTRY=$KUBELET_ROOT/plugins_registry
+  CONTAINERD_DIR=$STATE/containerd$OF_NODE
+  CONTAINERD_SOCKET=$CONTAINERD_DIR/containerd.sock
+  CNI_DIR=$STATE/cni$OF_NODE
+}
+use_node 1
 
 log() { printf '%s\n' "$*" >&2; }
 

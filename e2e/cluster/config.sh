@@ -25,7 +25,7 @@ make_leaf() {
 make_certificates() {
   make_ca
   make_leaf apiserver /CN=kube-apiserver extendedKeyUsage=serverAuth \
-    "subjectAltName=IP:127.0.0.1,IP:$NODE_IP,IP:10.96.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc"
+    "subjectAltName=IP:127.0.0.1,IP:$API_IP,IP:10.96.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc"
   make_leaf apiserver-kubelet /O=system:masters/CN=kube-apiserver extendedKeyUsage=clientAuth
   openssl genrsa -out "$PKI/sa.key" 2048
   openssl rsa -in "$PKI/sa.key" -pubout -out "$PKI/sa.pub"
@@ -52,6 +52,31 @@ contexts:
 users:
 - name: "$user"
   user: {token: $token}
+YAML
+}
+
+# The second node's kubelet comes by certificate, because the API server reads its
+# tokens once, when it starts.
+write_node_user() {
+  local name=kubelet$OF_NODE
+  make_leaf "$name" "/O=system:nodes/CN=system:node:$NODE_NAME" extendedKeyUsage=clientAuth \
+    2>"$PKI/openssl.log" || die "openssl: $(<"$PKI/openssl.log")"
+  install -m 600 /dev/null "$PKI/$name.kubeconfig"
+  cat >"$PKI/$name.kubeconfig" <<YAML
+apiVersion: v1
+kind: Config
+current-context: e2e
+clusters:
+- name: e2e
+  cluster:
+    server: https://127.0.0.1:6443
+    certificate-authority: $PKI/ca.crt
+contexts:
+- name: e2e
+  context: {cluster: e2e, user: node}
+users:
+- name: node
+  user: {client-certificate: $PKI/$name.crt, client-key: $PKI/$name.key}
 YAML
 }
 
@@ -96,7 +121,7 @@ YAML
 # write_hosts HOST REGISTRY: where the node's container runtime pulls what HOST is said to
 # have. It looks there at each pull.
 write_hosts() {
-  local dir=$STATE/containerd/certs.d/$1
+  local dir=$CONTAINERD_DIR/certs.d/$1
   mkdir -p "$dir"
   cat >"$dir/hosts.toml" <<TOML
 server = "http://$2"
@@ -118,7 +143,7 @@ write_registry_hosts() {
 # `restrict_oom_score_adj`: without CAP_SYS_RESOURCE the value cannot be lowered, and
 # runc ends with "can't get final child's PID from pipe: EOF".
 write_containerd_config() {
-  local dir=$STATE/containerd
+  local dir=$CONTAINERD_DIR
   mkdir -p "$dir"
   cat >"$dir/config.toml" <<TOML
 version = 2
@@ -147,7 +172,7 @@ disabled_plugins = [
 
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "/usr/lib/cni"
-  conf_dir = "$STATE/cni/net.d"
+  conf_dir = "$CNI_DIR/net.d"
 
 [plugins."io.containerd.grpc.v1.cri".registry]
   config_path = "$dir/certs.d"
@@ -161,8 +186,8 @@ TOML
 }
 
 write_cni_config() {
-  mkdir -p "$STATE/cni/net.d"
-  cat >"$STATE/cni/net.d/10-$BRIDGE.conflist" <<JSON
+  mkdir -p "$CNI_DIR/net.d"
+  cat >"$CNI_DIR/net.d/10-$BRIDGE.conflist" <<JSON
 {
   "cniVersion": "0.4.0",
   "name": "$BRIDGE",
@@ -173,8 +198,8 @@ write_cni_config() {
       "isGateway": true,
       "ipam": {
         "type": "host-local",
-        "dataDir": "$STATE/cni/networks",
-        "ranges": [[{"subnet": "10.244.0.0/24", "gateway": "$NODE_IP"}]],
+        "dataDir": "$CNI_DIR/networks",
+        "ranges": [[{"subnet": "$POD_CIDR", "gateway": "$NODE_IP"}]],
         "routes": [{"dst": "0.0.0.0/0"}]
       }
     },
@@ -187,12 +212,13 @@ JSON
 # Image collection is off: the images come from the local registry, and one that is
 # collected in the middle of a benchmark would falsify it.
 write_kubelet_config() {
-  cat >"$STATE/kubelet.yaml" <<YAML
+  cat >"$STATE/kubelet$OF_NODE.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $NODE_IP
+healthzPort: $((10247 + NODE_NUMBER))
 containerRuntimeEndpoint: unix://$CONTAINERD_SOCKET
-podLogsDir: $STATE/pod-logs
+podLogsDir: $STATE/pod-logs$OF_NODE
 volumePluginDir: $KUBELET_ROOT/volume-plugins
 authentication:
   anonymous: {enabled: false}
@@ -200,7 +226,7 @@ authentication:
   x509: {clientCAFile: $PKI/ca.crt}
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
-cgroupRoot: /$CGROUP
+cgroupRoot: /$NODE_CGROUP
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: [pods]
@@ -244,6 +270,10 @@ write_config() {
     touch "$PKI/complete"
   fi
   write_audit_policy
+  write_node_config
+}
+
+write_node_config() {
   write_registry_hosts
   write_containerd_config
   write_cni_config

@@ -39,7 +39,7 @@ await_etcd() { await_daemon etcd 30 get http://127.0.0.1:2379/health; }
 start_apiserver() {
   start_daemon apiserver kube-apiserver \
     --etcd-servers http://127.0.0.1:2379 \
-    --bind-address 0.0.0.0 --advertise-address "$NODE_IP" --secure-port 6443 \
+    --bind-address 0.0.0.0 --advertise-address "$API_IP" --secure-port 6443 \
     --endpoint-reconciler-type none \
     --service-cluster-ip-range "$SERVICE_CIDR" \
     --tls-cert-file "$PKI/apiserver.crt" --tls-private-key-file "$PKI/apiserver.key" \
@@ -75,16 +75,27 @@ start_scheduler() {
 
 await_scheduler() { await_daemon scheduler 60 get -k https://127.0.0.1:10259/healthz; }
 
-start_containerd() { start_daemon containerd containerd --config "$STATE/containerd/config.toml"; }
+start_containerd() {
+  start_daemon "containerd$OF_NODE" containerd --config "$CONTAINERD_DIR/config.toml"
+}
 
 await_containerd() {
-  await_daemon containerd 30 ctr --address "$CONTAINERD_SOCKET" version
+  await_daemon "containerd$OF_NODE" 30 ctr --address "$CONTAINERD_SOCKET" version
 }
 
 start_kubelet() {
-  start_daemon kubelet kubelet --config "$STATE/kubelet.yaml" \
-    --kubeconfig "$PKI/kubelet.kubeconfig" --root-dir "$KUBELET_ROOT" \
-    --cert-dir "$PKI/kubelet" --hostname-override "$NODE_NAME" --node-ip "$NODE_IP"
+  start_daemon "kubelet$OF_NODE" kubelet --config "$STATE/kubelet$OF_NODE.yaml" \
+    --kubeconfig "$PKI/kubelet$OF_NODE.kubeconfig" --root-dir "$KUBELET_ROOT" \
+    --cert-dir "$PKI/kubelet$OF_NODE" --hostname-override "$NODE_NAME" --node-ip "$NODE_IP"
 }
 
-await_kubelet() { await_daemon kubelet 60 get http://127.0.0.1:10248/healthz; }
+await_kubelet() {
+  await_daemon "kubelet$OF_NODE" 60 get "http://127.0.0.1:$((10247 + NODE_NUMBER))/healthz"
+}
+
+node_ready() {
+  local node
+  node=$(kubectl get node "$NODE_NAME" \
+    -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status} {.spec.taints}') || return 1
+  [[ $node == "True " ]]
+}

@@ -46,16 +46,19 @@ restore_host() {
 RULE=(-m comment --comment arc-hook-e2e)
 
 # The bridge is the node's address (which must not be a loopback one) and the pods'
-# gateway. The rule stands for kube-proxy: the kubelet tells pods that the API
-# server is at 10.96.0.1:443.
+# gateway.
 make_network() {
   ip link add "$BRIDGE" type bridge
   ip addr add "$NODE_IP/24" dev "$BRIDGE"
   ip link set "$BRIDGE" up
-  iptables -w -t nat -A PREROUTING -d 10.96.0.1/32 -p tcp --dport 443 "${RULE[@]}" \
-    -j DNAT --to-destination "$NODE_IP:6443"
   # A machine with Docker drops what it forwards, also between ports of a bridge.
-  iptables -w -I FORWARD -i "$BRIDGE" -o "$BRIDGE" "${RULE[@]}" -j ACCEPT
+  iptables -w -I FORWARD -i "$BRIDGE" -o arc-hook+ "${RULE[@]}" -j ACCEPT
+}
+
+# Stands for kube-proxy: the kubelet tells pods that the API server is at 10.96.0.1:443.
+route_api() {
+  iptables -w -t nat -A PREROUTING -d 10.96.0.1/32 -p tcp --dport 443 "${RULE[@]}" \
+    -j DNAT --to-destination "$API_IP:6443"
 }
 
 remove_network() {
@@ -66,24 +69,25 @@ remove_network() {
     ip link del "$link" 2>/dev/null || true
   done
   ip link del "$BRIDGE" 2>/dev/null || true
-  remove_rules
+  remove_rules "-i $BRIDGE "
 }
 
+# remove_rules [TEXT]: those of ours that contain the text.
 remove_rules() {
-  local table rule
+  local table rule text=${1:-}
   for table in nat filter; do
     # A rule as it is printed is a command line, with quotes round what needs them.
-    iptables-save -t "$table" 2>/dev/null | grep -F arc-hook-e2e | while read -r rule; do
+    iptables-save -t "$table" 2>/dev/null | grep -F arc-hook-e2e | grep -F -e "$text" | while read -r rule; do
       xargs -r iptables -w -t "$table" <<<"${rule/#-A/-D}"
     done || true
   done
-  [[ ! -e $HOST/no-hostport-chains ]] || remove_hostport_chains
 }
 
 # The portmap plugin leaves its chains when the last port is gone; a killed run leaves
 # the pods' as well.
 remove_hostport_chains() {
   local chains chain rule
+  [[ -e $HOST/no-hostport-chains ]] || return 0
   chains=$(iptables-save -t nat 2>/dev/null | sed -n 's/^:\(CNI-[^ ]*\) .*/\1/p')
   for chain in $chains; do
     iptables -w -t nat -F "$chain"
@@ -101,17 +105,17 @@ remove_hostport_chains() {
 # The cluster's cgroup in each hierarchy.
 our_cgroups() { cgroup_mounts | sed "s|\$|/$CGROUP|"; }
 
-# The kubelet wants its root cgroup in every hierarchy.
+# A kubelet wants its root cgroup in every hierarchy.
 make_cgroups() {
   local mount
   for mount in $(cgroup_mounts); do
-    mkdir -p "$mount/$CGROUP"
+    mkdir -p "$mount/$NODE_CGROUP"
     if [[ -f $mount/cgroup.controllers ]]; then
       enable_controllers "$mount"
     elif [[ -f $mount/cpuset.cpus ]]; then
       # A cpuset without CPUs takes no process.
-      cat "$mount/cpuset.cpus" >"$mount/$CGROUP/cpuset.cpus"
-      cat "$mount/cpuset.mems" >"$mount/$CGROUP/cpuset.mems"
+      cat "$mount/cpuset.cpus" >"$mount/$NODE_CGROUP/cpuset.cpus"
+      cat "$mount/cpuset.mems" >"$mount/$NODE_CGROUP/cpuset.mems"
     fi
   done
 }
@@ -120,16 +124,17 @@ make_cgroups() {
 enable_controllers() {
   local controller dir
   for controller in $(<"$1/cgroup.controllers"); do
-    for dir in "$1" "$1/$CGROUP"; do
+    for dir in "$1" "$1/$CGROUP" "$1/$NODE_CGROUP"; do
       echo "+$controller" >"$dir/cgroup.subtree_control" 2>/dev/null || true
     done
   done
 }
 
+# Those of the node.
 kill_pods() {
   local groups
-  mapfile -t groups < <(our_cgroups)
-  kill_cgroup "${groups[@]/%//kubepods}"
+  mapfile -t groups < <(cgroup_mounts)
+  kill_cgroup "${groups[@]/%//$NODE_CGROUP/kubepods}"
 }
 
 kill_all() {
@@ -145,13 +150,26 @@ remove_cgroups() {
   done
 }
 
+# ---- a node ----------------------------------------------------------------
+
+# The order matters: nothing may start what was ended, and a volume is unmounted
+# while the daemon that serves it still answers.
+stop_node() {
+  stop_daemon "kubelet$OF_NODE"
+  remove_shim_sockets
+  kill_pods
+  stop_daemon "containerd$OF_NODE"
+  unmount_below "$KUBELET_ROOT"
+  unmount_below "$CONTAINERD_DIR"
+}
+
 # ---- shims -----------------------------------------------------------------
 
 # Shims listen below /run/containerd whatever the configuration says; each bundle
 # names its socket.
 remove_shim_sockets() {
   local address
-  find "$STATE/containerd/run" -name address -type f -exec cat {} \; -exec echo \; 2>/dev/null \
+  find "$CONTAINERD_DIR/run" -name address -type f -exec cat {} \; -exec echo \; 2>/dev/null \
     | sed -n 's|^unix://\(/run/containerd/s/.*\)|\1|p' \
     | while read -r address; do rm -f -- "$address"; done || true
 }

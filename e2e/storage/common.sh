@@ -7,6 +7,20 @@ ZFS_TEMPLATE=$REPO_DIR/hook-templates/openebs-zfs.yaml
 # shellcheck disable=SC2034
 DATASET=$(awk '$1 == "poolname:" { print $2 }' "$ZFS_TEMPLATE")
 
+# The daemon of the node and what the kubelet finds it by.
+await_driver() {
+  local name
+  for name in zfs.csi.openebs.io local-path.csi.arc-hook.dev; do
+    await_daemon "storage-driver$OF_NODE" 10 test -S "$PLUGINS_REGISTRY/$name-reg.sock"
+  done
+}
+
+drivers_registered() {
+  local names
+  names=$(kubectl get csinode "$NODE_NAME" -o 'jsonpath={.spec.drivers[*].name}')
+  [[ $names == *zfs.csi.openebs.io* && $names == *local-path.csi.arc-hook.dev* ]]
+}
+
 # Every mount of our volumes, wherever it is, the latest first: those of the pool, and
 # those of the file systems that are mounted below $STORAGE.
 storage_mounts() {

@@ -57,11 +57,13 @@ func (c *controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	var err error
 	switch source := req.GetVolumeContentSource(); {
 	case source == nil:
-		v, err = c.create(id, size, params)
+		v, err = c.create(id, size, params, preferredNodes(req.GetAccessibilityRequirements(), zfsTopology))
 	case source.GetVolume() != nil:
 		v, err = c.clone(ctx, id, source.GetVolume().GetVolumeId(), size, params)
+	case source.GetSnapshot() != nil:
+		v, err = c.restore(ctx, id, source.GetSnapshot().GetSnapshotId(), size, params)
 	default:
-		err = status.Error(codes.InvalidArgument, "only a volume can be cloned, snapshots are not served")
+		err = status.Error(codes.InvalidArgument, "neither a volume nor a snapshot is named as source")
 	}
 	if err != nil {
 		return nil, err
@@ -83,7 +85,7 @@ func (c *controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	}}, nil
 }
 
-func (c *controller) create(id string, size int64, params map[string]string) (volume, error) {
+func (c *controller) create(id string, size int64, params map[string]string, nodes []string) (volume, error) {
 	c.zfs.mu.Lock()
 	defer c.zfs.mu.Unlock()
 	if v, err := c.existing(id, size); v != nil || err != nil {
@@ -96,10 +98,14 @@ func (c *controller) create(id string, size int64, params map[string]string) (vo
 	if params["fstype"] != "zfs" {
 		return volume{}, status.Errorf(codes.InvalidArgument, "fstype %q: zfs-fuse has no block volumes, only fstype zfs", params["fstype"])
 	}
+	all, err := c.zfs.volumes()
+	if err != nil {
+		return volume{}, status.Error(codes.Internal, err.Error())
+	}
 	v := volume{
 		dataset:     pool + "/" + id,
 		size:        size,
-		node:        c.node,
+		node:        leastProvisioned(nodes, c.node, all),
 		quotaType:   params["quotatype"],
 		recordsize:  params["recordsize"],
 		compression: params["compression"],
@@ -111,18 +117,27 @@ func (c *controller) create(id string, size int64, params map[string]string) (vo
 		v.quotaType = "quota"
 	}
 	if err := c.zfs.create(v); err != nil {
-		return volume{}, status.Errorf(codes.Internal, "not able to provision the volume, nodes [%s], err : %s", c.node, err)
+		return volume{}, status.Errorf(codes.Internal, "not able to provision the volume, nodes [%s], err : %s", v.node, err)
 	}
 	return v, nil
 }
 
 func (c *controller) clone(ctx context.Context, id, sourceID string, size int64, params map[string]string) (volume, error) {
-	source, err := c.zfs.find(sourceID)
+	source, err := c.source(sourceID, size, params)
+	if err != nil {
+		return volume{}, err
+	}
+	return c.copied(ctx, source.cloned(id), params, c.zfs.clone)
+}
+
+// source is the volume that another is to be made from, if that may be.
+func (c *controller) source(id string, size int64, params map[string]string) (volume, error) {
+	source, err := c.zfs.find(id)
 	if err != nil {
 		return volume{}, status.Error(codes.Internal, err.Error())
 	}
 	if source == nil {
-		return volume{}, status.Errorf(codes.NotFound, "zfsvolumes.zfs.openebs.io %q not found", sourceID)
+		return volume{}, status.Errorf(codes.NotFound, "zfsvolumes.zfs.openebs.io %q not found", id)
 	}
 	if pool := params["poolname"]; source.poolname() != pool {
 		return volume{}, status.Errorf(codes.InvalidArgument, "clone: source pool %s is not covered by %s", source.poolname(), pool)
@@ -130,6 +145,11 @@ func (c *controller) clone(ctx context.Context, id, sourceID string, size int64,
 	if source.size != size {
 		return volume{}, status.Error(codes.Internal, "clone: volume size is not matching")
 	}
+	return *source, nil
+}
+
+// copied makes v by the given means.
+func (c *controller) copied(ctx context.Context, v volume, params map[string]string, by func(volume) error) (volume, error) {
 	// Outside of the lock: a clone that never finishes must not hold up others.
 	if err := c.faults.inject(ctx, params[claimNameKey]); err != nil {
 		return volume{}, err
@@ -137,11 +157,10 @@ func (c *controller) clone(ctx context.Context, id, sourceID string, size int64,
 
 	c.zfs.mu.Lock()
 	defer c.zfs.mu.Unlock()
-	if v, err := c.existing(id, size); v != nil || err != nil {
+	if v, err := c.existing(v.id(), v.size); v != nil || err != nil {
 		return deref(v), err
 	}
-	v := source.cloned(id)
-	if err := c.zfs.clone(v); err != nil {
+	if err := by(v); err != nil {
 		return volume{}, status.Errorf(codes.Internal, "clone: not able to provision the volume err : %s", err)
 	}
 	return v, nil
@@ -174,6 +193,9 @@ func (c *controller) DeleteVolume(_ context.Context, req *csi.DeleteVolumeReques
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	if v != nil && !v.deleting {
+		if err := c.refuseWithSnapshots(*v); err != nil {
+			return nil, err
+		}
 		if err := c.zfs.markDeleting(*v); err != nil {
 			return nil, status.Error(codes.Internal, err.Error())
 		}
@@ -197,6 +219,7 @@ func (c *controller) ControllerGetCapabilities(context.Context, *csi.ControllerG
 	return controllerCapabilities(
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_CLONE_VOLUME,
+		csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 	), nil
 }

@@ -132,7 +132,7 @@ func TestFailedCloneLeavesNoSnapshot(t *testing.T) {
 func TestSnapshotOfAnInterruptedCloneIsUsed(t *testing.T) {
 	b := newBed(t)
 	b.mustCreate(t, request("a", gi, ""))
-	b.pool.snapshots["pool/toolchains/a@b"] = true
+	b.pool.snapshots["pool/toolchains/a@b"] = false
 	b.mustCreate(t, request("b", gi, "a"))
 }
 

@@ -18,7 +18,7 @@ import (
 type fakePool struct {
 	mu        sync.Mutex
 	datasets  map[string]map[string]string
-	snapshots map[string]bool
+	snapshots map[string]bool // whether it is to go with its last clone
 	mounts    *fakeMounts
 	broken    string // the sub-command that fails
 	commands  []string
@@ -46,20 +46,23 @@ func (f *fakePool) run(name string, args ...string) (string, error) {
 	last := rest[len(rest)-1]
 	switch args[0] {
 	case "list":
+		if slices.Contains(rest, "snapshot") {
+			return f.listSnapshots(), nil
+		}
 		return f.list(), nil
 	case "get":
 		return "1073741824\n", nil
 	case "create":
 		return "", f.add(last, props)
 	case "snapshot":
-		if f.snapshots[last] {
+		if _, there := f.snapshots[last]; there {
 			return "", errors.New("dataset already exists")
 		}
-		f.snapshots[last] = true
+		f.snapshots[last] = false
 		return "", nil
 	case "clone":
 		props["origin"] = rest[0]
-		if !f.snapshots[rest[0]] {
+		if _, there := f.snapshots[rest[0]]; !there {
 			return "", errors.New("dataset does not exist")
 		}
 		return "", f.add(last, props)
@@ -71,7 +74,12 @@ func (f *fakePool) run(name string, args ...string) (string, error) {
 		}
 		return "", nil
 	case "destroy":
-		return "", f.destroy(last)
+		err := f.destroy(last)
+		if _, there := f.snapshots[last]; there && err != nil && slices.Contains(rest, "-d") {
+			f.snapshots[last] = true
+			return "", nil
+		}
+		return "", err
 	}
 	return "", fmt.Errorf("unexpected zfs %s", args[0])
 }
@@ -105,7 +113,11 @@ func (f *fakePool) destroy(target string) error {
 			return fmt.Errorf("cannot destroy %q: filesystem has dependent clones: %s", target, name)
 		}
 	}
+	origin := f.datasets[target]["origin"]
 	delete(f.datasets, target)
+	if f.snapshots[origin] {
+		_ = f.destroy(origin)
+	}
 	maps.DeleteFunc(f.snapshots, func(s string, _ bool) bool { return s == target || strings.HasPrefix(s, target+"@") })
 	return nil
 }
@@ -122,6 +134,18 @@ func (f *fakePool) list() string {
 			fields = append(fields, value)
 		}
 		out.WriteString(strings.Join(fields, "\t") + "\n")
+	}
+	return out.String()
+}
+
+func (f *fakePool) listSnapshots() string {
+	var out strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(f.snapshots)) {
+		deferred := "off"
+		if f.snapshots[name] {
+			deferred = "on"
+		}
+		out.WriteString(name + "\t" + deferred + "\n")
 	}
 	return out.String()
 }

@@ -62,10 +62,15 @@ func (l *localPath) CreateVolume(_ context.Context, req *csi.CreateVolumeRequest
 			return nil, status.Error(codes.Internal, err.Error())
 		}
 	}
+	node := l.node
+	// The class binds late, so the scheduler has chosen.
+	if nodes := preferredNodes(req.GetAccessibilityRequirements(), localTopology); len(nodes) > 0 {
+		node = nodes[0]
+	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
 		VolumeId:           id,
 		CapacityBytes:      size,
-		AccessibleTopology: []*csi.Topology{{Segments: map[string]string{localTopology: l.node}}},
+		AccessibleTopology: []*csi.Topology{{Segments: map[string]string{localTopology: node}}},
 	}}, nil
 }
 

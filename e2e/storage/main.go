@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
 )
 
 type config struct {
@@ -28,6 +30,7 @@ type config struct {
 	pool        string
 	delay       time.Duration
 	retry       time.Duration
+	nodeOnly    bool
 }
 
 func main() {
@@ -38,6 +41,7 @@ func main() {
 	flag.StringVar(&c.pool, "pool", "zfspv-pool", "ZFS pool")
 	flag.DurationVar(&c.delay, "delay", time.Second, "the least time that making a ZFS volume takes; zfs-localpv needs a second")
 	flag.DurationVar(&c.retry, "destroy-retry", 5*time.Second, "longest time between two attempts to destroy a volume; 30s in zfs-localpv")
+	flag.BoolVar(&c.nodeOnly, "node-only", false, "only mount volumes; another node's driver makes and destroys those of both")
 	flag.Parse()
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{Level: slog.LevelDebug})))
 
@@ -60,11 +64,10 @@ func run(c config) error {
 	}
 	pool := &zfs{run: execute, pool: c.pool}
 	reaper := newReaper(pool, c.retry)
-	go reaper.run(ctx)
 	local := &localPath{run: execute, mounts: kernelMounter{}, node: c.node, dir: filepath.Join(c.state, "local-path")}
 
 	failed := make(chan error)
-	for _, d := range []driver{
+	drivers := []driver{
 		{
 			name:       zfsDriver,
 			controller: &controller{zfs: pool, node: c.node, faults: faults, reaper: reaper, delay: c.delay},
@@ -72,7 +75,15 @@ func run(c config) error {
 				staging: filepath.Join(c.state, "zfs")},
 		},
 		{name: localDriver, controller: local, node: local},
-	} {
+	}
+	if c.nodeOnly {
+		for i := range drivers {
+			drivers[i].controller = csi.UnimplementedControllerServer{}
+		}
+	} else {
+		go reaper.run(ctx)
+	}
+	for _, d := range drivers {
 		if err := d.serve(c.kubeletRoot, failed); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}

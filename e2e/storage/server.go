@@ -78,7 +78,8 @@ func logged(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grp
 
 func quiet(req any) bool {
 	switch req.(type) {
-	case *csi.CreateVolumeRequest, *csi.DeleteVolumeRequest, *csi.NodePublishVolumeRequest, *csi.NodeUnpublishVolumeRequest:
+	case *csi.CreateVolumeRequest, *csi.DeleteVolumeRequest, *csi.CreateSnapshotRequest, *csi.DeleteSnapshotRequest,
+		*csi.NodePublishVolumeRequest, *csi.NodeUnpublishVolumeRequest:
 		return false
 	}
 	return true
@@ -90,7 +91,14 @@ func describe(req any) []slog.Attr {
 		attrs = append(attrs, slog.String("volume", r.GetName()),
 			slog.String("claim", r.GetParameters()[claimNameKey]),
 			slog.Int64("size", r.GetCapacityRange().GetRequiredBytes()),
-			slog.String("source", r.GetVolumeContentSource().GetVolume().GetVolumeId()))
+			slog.String("source", r.GetVolumeContentSource().GetVolume().GetVolumeId()+
+				r.GetVolumeContentSource().GetSnapshot().GetSnapshotId()))
+	}
+	if r, ok := req.(*csi.CreateSnapshotRequest); ok {
+		attrs = append(attrs, slog.String("snapshot", r.GetName()), slog.String("source", r.GetSourceVolumeId()))
+	}
+	if r, ok := req.(*csi.DeleteSnapshotRequest); ok {
+		attrs = append(attrs, slog.String("snapshot", r.GetSnapshotId()))
 	}
 	if r, ok := req.(interface{ GetVolumeId() string }); ok {
 		attrs = append(attrs, slog.String("volume", r.GetVolumeId()))

@@ -106,12 +106,18 @@ func (z *zfs) clone(v volume) error {
 	if _, err := z.run("zfs", "snapshot", v.origin); err != nil && !strings.Contains(err.Error(), "already exists") {
 		return err
 	}
-	_, err := z.run("zfs", append(append([]string{"clone"}, options(v)...), v.origin, v.dataset)...)
+	err := z.restore(v)
 	if err != nil {
 		if _, undo := z.run("zfs", "destroy", v.origin); undo != nil {
 			slog.Warn("snapshot without clone stays", "snapshot", v.origin, "err", undo)
 		}
 	}
+	return err
+}
+
+// restore makes a clone of a snapshot that is there.
+func (z *zfs) restore(v volume) error {
+	_, err := z.run("zfs", append(append([]string{"clone"}, options(v)...), v.origin, v.dataset)...)
 	return err
 }
 
@@ -158,13 +164,13 @@ func (z *zfs) markDeleting(v volume) error {
 	return err
 }
 
-// destroy fails while the volume has clones or is in use. The snapshot that a
-// clone came from goes with it; what hinders that is ignored, as in zfs-localpv.
+// destroy fails while the volume has clones or is in use. The snapshot that was taken
+// for a clone goes with it; what hinders that is ignored, as in zfs-localpv.
 func (z *zfs) destroy(v volume) error {
 	if _, err := z.run("zfs", "destroy", "-r", v.dataset); err != nil {
 		return err
 	}
-	if v.origin != "" {
+	if _, name, _ := strings.Cut(v.origin, "@"); name == v.id() {
 		if _, err := z.run("zfs", "destroy", v.origin); err != nil {
 			slog.Warn("origin stays", "snapshot", v.origin, "err", err)
 		}
