@@ -208,6 +208,10 @@ pods! {
     a_pod_whose_node_has_other_labels: unschedulable(
         "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. preemption: \
          0/3 nodes are available: 3 Preemption is not helpful for scheduling.");
+    a_parent_on_another_node_than_the_work_volume: unschedulable(
+        "0/2 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity, 1 node(s) \
+         didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/2 \
+         nodes are available: 2 Preemption is not helpful for scheduling.");
     a_pod_that_fits_one_node_which_is_full: unschedulable(
         "0/3 nodes are available: 1 Insufficient memory, 2 node(s) didn't match Pod's node \
          affinity/selector.");

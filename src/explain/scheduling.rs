@@ -96,11 +96,18 @@ fn hopeless(whole: &str, message: &str) -> bool {
     let known = reasons.trim_end_matches('.').split(", ").all(|reason| {
         reason.contains(" Insufficient ")
             || reason.ends_with(" node(s) didn't match Pod's node affinity/selector")
+            || volume_elsewhere(reason)
     });
     known
         && whole.contains(&format!(
             " {total} Preemption is not helpful for scheduling"
         ))
+}
+
+/// A bound volume never moves. Older versions of Kubernetes call it a conflict.
+fn volume_elsewhere(reason: &str) -> bool {
+    reason.contains("node(s) didn't match PersistentVolume's node affinity")
+        || reason.contains("node(s) had volume node affinity conflict")
 }
 
 fn remedy(message: &str, pinned: bool) -> (&'static str, String) {
@@ -112,6 +119,15 @@ fn remedy(message: &str, pinned: bool) -> (&'static str, String) {
             "ask for less in the hook template, or give the cluster more room"
         };
         return ("Not enough room", remedy.to_owned());
+    }
+    // Before the affinity, which the other nodes are passed over for.
+    if volume_elsewhere(message) {
+        return (
+            "Volume on another node",
+            "a volume of the pod lives on another node than the runner: tie the runner pods to that \
+             node with a `nodeSelector`"
+                .to_owned(),
+        );
     }
     if message.contains("node affinity/selector") {
         let remedy = if pinned {
@@ -132,16 +148,6 @@ fn remedy(message: &str, pinned: bool) -> (&'static str, String) {
         return (
             "Port taken",
             "another pod of the node has that host port: leave the host part out of `ports:`"
-                .to_owned(),
-        );
-    }
-    if message.contains("volume node affinity conflict")
-        || message.contains("PersistentVolume's node affinity")
-    {
-        return (
-            "Volume on another node",
-            "a volume of the pod lives on another node than the runner: tie the runner pods to that \
-             node with a `nodeSelector`"
                 .to_owned(),
         );
     }
