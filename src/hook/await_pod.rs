@@ -101,7 +101,8 @@ impl<'a> PodWait<'a> {
         let cluster = self.cluster.clone();
         let name = self.name;
         let mut gap = FIRST_LOOK;
-        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, None, false));
+        let slow = self.slow();
+        let mut look: Look<'_> = Box::pin(look_after(&cluster, name, gap, None, slow));
         loop {
             if let Progress::Arrived(arrived) = look_at(self.pod.as_ref())? {
                 return Ok(arrived);
@@ -120,8 +121,8 @@ impl<'a> PodWait<'a> {
                         Progress::Almost if self.started.elapsed() < HURRY => FIRST_LOOK,
                         Progress::Almost | Progress::None => (gap * 2).min(LAST_LOOK),
                     };
-                    let (watched, ask) = (self.watched(), self.may_ask_events());
-                    look = Box::pin(look_after(&cluster, name, gap, watched, ask));
+                    let (watched, slow) = (self.watched(), self.slow());
+                    look = Box::pin(look_after(&cluster, name, gap, watched, slow));
                 }
             }
         }
@@ -133,10 +134,10 @@ impl<'a> PodWait<'a> {
         pod.metadata.resource_version.clone()
     }
 
-    /// Whether a pod that is slow is asked for its events, too.
-    fn may_ask_events(&self) -> bool {
+    /// From when on the pod is asked for its events, too, unless the Role withholds them.
+    fn slow(&self) -> Option<Instant> {
         let withheld = matches!(self.evidence, Some(Evidence::Withheld));
-        self.started.elapsed() >= SLOW && !withheld
+        (!withheld).then(|| self.started + SLOW)
     }
 
     /// Takes in what was seen: an explanation when it is over, an error when it is not to be seen.
@@ -253,7 +254,7 @@ async fn look_after(
     name: &str,
     pause: Duration,
     watched: Option<String>,
-    ask_events: bool,
+    slow: Option<Instant>,
 ) -> Result<Seen, ClusterError> {
     let pause = tokio::time::sleep(pause.mul_f64(0.75 + jitter() / 2.0));
     let mut may_watch = true;
@@ -278,7 +279,9 @@ async fn look_after(
         None => cluster.get::<Pod>(name).await?,
     };
     let evidence = match &pod {
-        Some(pod) if ask_events => Some(cluster.evidence(pod).await),
+        Some(pod) if slow.is_some_and(|slow| Instant::now() >= slow) => {
+            Some(cluster.evidence(pod).await)
+        }
         _ => None,
     };
     Ok(Seen {

@@ -123,7 +123,7 @@ fn time_that_is_up_tells_what_was_awaited() {
     runner.api.state().kubelet = Kubelet::Status(json!({"phase": "Pending", "conditions": [
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
          "message": "0/1 nodes are available: 1 Insufficient cpu."}]}));
-    let limit = [("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS", "6")];
+    let limit = [("ACTIONS_RUNNER_PREPARE_JOB_TIMEOUT_SECONDS", "8")];
     let prepared = runner.call_with("prepare_job", &job(&[]), &limit);
     assert_eq!(prepared.code, 1);
     assert!(
@@ -136,7 +136,7 @@ fn time_that_is_up_tells_what_was_awaited() {
         prepared.log.contains("::error title=Not enough room::"),
         "{prepared:?}"
     );
-    assert!(prepared.log.contains("not ready after 6 s"), "{prepared:?}");
+    assert!(prepared.log.contains("not ready after 8 s"), "{prepared:?}");
     let asked = runner.api.count("GET events");
     assert_eq!(asked, 1, "what the Role withholds is asked for once");
     nothing_is_left(&runner);

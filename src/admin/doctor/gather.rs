@@ -310,9 +310,10 @@ async fn job_pod(cluster: &Cluster, facts: &Facts) -> anyhow::Result<()> {
 }
 
 fn rights_of(doctor: &Doctor, own: bool, api: &Api, facts: &Facts) -> Fact<rights::Comparison> {
-    let work = match facts.variable("ARC_HOOK_WORK") {
-        Some("copy") => WorkVolume::Copy,
-        _ => WorkVolume::Auto,
+    let work = if super::work::copies(facts) {
+        WorkVolume::Copy
+    } else {
+        WorkVolume::Shared
     };
     let template = facts.template().cloned().unwrap_or_default();
     let rules = rights::rules(&rights::features(&[template], work));

@@ -11,12 +11,13 @@ const TEMPLATE: &str = "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE";
 const SHIM: &str = "/home/runner/arc-hook/index.sh";
 
 /// Variables of this program, and the values that each takes; empty for any.
-pub(super) const KNOWN: [(&str, &[&str]); 5] = [
+pub(super) const KNOWN: [(&str, &[&str]); 6] = [
     ("ARC_HOOK_AFFINITY", &["required", "preferred", "none"]),
     ("ARC_HOOK_LOG", &[]),
     ("ARC_HOOK_METRICS_FILE", &[]),
     ("ARC_HOOK_STATE", &[]),
     ("ARC_HOOK_WORK", &["auto", "shared", "copy"]),
+    ("ARC_HOOK_WORKSPACE_SYNC", &["tracked", "all", "none"]),
 ];
 
 /// Where the chart's `values.yaml` has the variables of the runner's container.

@@ -40,80 +40,125 @@ fn volume(facts: &Facts) -> Option<(&VolumeMount, &Volume)> {
     Some((mount, volumes.iter().find(|one| one.name == mount.name)?))
 }
 
+/// Whether the workspace will be copied, as [`crate::pod::volumes`] decides it.
+pub(super) fn copies(facts: &Facts) -> bool {
+    match facts.variable("ARC_HOOK_WORK") {
+        Some("copy") => true,
+        Some("shared") => false,
+        _ => {
+            let named = facts.variable("ACTIONS_RUNNER_CLAIM_NAME");
+            named.is_none_or(str::is_empty) && unshared(facts).is_some()
+        }
+    }
+}
+
+/// Why no second pod can mount what is at the work directory.
+enum Unshared {
+    /// Nothing is, or no claim.
+    NoClaim,
+    /// It is a claim, mounted in a way that nobody can repeat: what is wrong, and the remedy.
+    Mount(String, &'static str),
+}
+
+fn unshared(facts: &Facts) -> Option<Unshared> {
+    let directory = directory(facts);
+    let place = directory.display();
+    let (mount, volume) = match volume(facts) {
+        Some(found) if found.1.ephemeral.is_some() || found.1.persistent_volume_claim.is_some() => {
+            found
+        }
+        _ => return Some(Unshared::NoClaim),
+    };
+    let expression = mount.sub_path_expr.as_deref().unwrap_or_default();
+    if mount.read_only == Some(true) {
+        Some(Unshared::Mount(
+            format!("the work volume is mounted read-only at `{place}`"),
+            "take `readOnly` out of that mount",
+        ))
+    } else if !expression.is_empty() {
+        Some(Unshared::Mount(
+            format!("the work volume is mounted at `{place}` by `subPathExpr`"),
+            "use `subPath`: nobody else can know what the expression comes to",
+        ))
+    } else if of_template(volume).is_some_and(|modes| modes == ["ReadWriteOncePod"]) {
+        Some(Unshared::Mount(
+            format!("the work volume at `{place}` is ReadWriteOncePod"),
+            "use `ReadWriteOnce`, which several pods of one node may mount",
+        ))
+    } else {
+        None
+    }
+}
+
+/// The access modes of a claim that is made for the pod.
+fn of_template(volume: &Volume) -> Option<&[String]> {
+    let template = volume.ephemeral.as_ref()?.volume_claim_template.as_ref()?;
+    template.spec.access_modes.as_deref()
+}
+
 pub(super) fn examine(facts: &Facts) -> Vec<Check> {
     if facts.runner.known().is_none() {
         return Vec::new();
     }
-    let copies = facts.variable("ARC_HOOK_WORK") == Some("copy");
-    let mut checks = vec![mounted(facts, copies)];
-    if checks
-        .iter()
-        .all(|check| check.verdict == super::Verdict::Pass)
-        && !copies
-    {
+    if copies(facts) {
+        return vec![copied(facts)];
+    }
+    let mut checks = vec![mounted(facts)];
+    if checks[0].verdict == super::Verdict::Pass {
         checks.push(access(facts));
     }
     checks
 }
 
-fn mounted(facts: &Facts, copies: bool) -> Check {
+fn copied(facts: &Facts) -> Check {
     let directory = directory(facts);
     let place = directory.display();
-    let found = volume(facts);
-    let claim = found.is_some_and(|(_, volume)| {
-        volume.ephemeral.is_some() || volume.persistent_volume_claim.is_some()
-    });
-    if let Some((mount, volume)) = found
-        && copies
-    {
+    let memory = volume(facts).filter(|(_, volume)| {
         let empty = volume.empty_dir.as_ref();
-        if empty.is_some_and(|empty| empty.medium.as_deref() == Some("Memory")) {
-            return Check::warn(
-                NAME,
-                format!("`{place}` is in memory, and every job's workspace is copied through it"),
-                "take `medium: Memory` out: a large checkout counts against the runner's memory",
-            )
-            .change(format!(
-                "volumes:\n- name: {}\n  emptyDir: {{}}",
-                mount.name
-            ));
-        }
+        empty.is_some_and(|empty| empty.medium.as_deref() == Some("Memory"))
+    });
+    if let Some((mount, _)) = memory {
+        return Check::warn(
+            NAME,
+            format!("`{place}` is in memory, and every job's workspace is copied through it"),
+            "take `medium: Memory` out: a large checkout counts against the runner's memory",
+        )
+        .change(format!(
+            "volumes:\n- name: {}\n  emptyDir: {{}}",
+            mount.name
+        ));
     }
-    match found {
-        _ if copies => Check::pass(NAME, "the workspace is copied between runner and job pod"),
-        None => Check::fail(
+    let wanted = facts.variable("ARC_HOOK_WORK") == Some("copy");
+    match unshared(facts) {
+        Some(Unshared::Mount(what, remedy)) if !wanted => Check::warn(
             NAME,
-            format!("no volume is mounted at `{place}`: a job pod cannot share it"),
-            "choose Kubernetes mode with a work volume",
-        )
-        .change(CLAIM),
-        Some(_) if !claim => Check::fail(
-            NAME,
-            format!("the volume at `{place}` is no claim: no second pod can mount it"),
-            "let ARC make a claim for it",
-        )
-        .change(CLAIM),
-        Some((mount, _)) if mount.read_only == Some(true) => Check::fail(
-            NAME,
-            format!("the work volume is mounted read-only at `{place}`"),
-            "take `readOnly` out of that mount",
+            format!("{what}: every job's workspace is copied instead"),
+            remedy,
         ),
-        Some((mount, _))
-            if mount
-                .sub_path_expr
-                .as_deref()
-                .is_some_and(|one| !one.is_empty()) =>
-        {
-            Check::fail(
-                NAME,
-                format!("the work volume is mounted at `{place}` by `subPathExpr`"),
-                "use `subPath`: nobody else can know what the expression comes to",
-            )
-        }
-        Some((mount, _)) => Check::pass(
+        _ => Check::pass(NAME, "the workspace is copied between runner and job pod"),
+    }
+}
+
+fn mounted(facts: &Facts) -> Check {
+    let directory = directory(facts);
+    let place = directory.display();
+    match (unshared(facts), volume(facts)) {
+        (Some(Unshared::Mount(what, remedy)), _) => Check::fail(
+            NAME,
+            format!("{what}: the job pod cannot mount it beside the runner"),
+            remedy,
+        ),
+        (None, Some((mount, _))) => Check::pass(
             NAME,
             format!("volume `{}` is the runner's `{place}`", mount.name),
         ),
+        // A claim that is only named may be mounted by a pod that this one knows nothing of.
+        (Some(Unshared::NoClaim), _) | (None, None) => Check::fail(
+            NAME,
+            format!("there is no claim at `{place}`: no second pod can mount it"),
+            "let ARC make a claim for it, or set `ARC_HOOK_WORK` to `auto`, which copies then",
+        )
+        .change(CLAIM),
     }
 }
 
@@ -122,12 +167,9 @@ fn access(facts: &Facts) -> Check {
         None | Some("") => "required",
         Some(affinity) => affinity,
     };
-    let of_template = volume(facts).and_then(|(_, volume)| {
-        let template = volume.ephemeral.as_ref()?.volume_claim_template.as_ref()?;
-        template.spec.access_modes.clone()
-    });
-    let modes = match (&facts.work_claim, of_template) {
-        (_, Some(modes)) => modes,
+    let own = volume(facts).and_then(|(_, volume)| of_template(volume));
+    let modes = match (&facts.work_claim, own) {
+        (_, Some(modes)) => modes.to_vec(),
         (Fact::Known(claim), None) => {
             let spec = claim.spec.as_ref();
             spec.and_then(|spec| spec.access_modes.clone())

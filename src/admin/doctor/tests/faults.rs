@@ -248,45 +248,55 @@ fn of_settings() -> Vec<Fault> {
 }
 
 fn of_work() -> Vec<Fault> {
+    const VOLUME: &str = "work/volume";
     const MODE: &str = "work/access-mode";
+    let set = |mut facts: Facts, wish: &str| {
+        if let Fact::Known(pod) = &mut facts.runner {
+            let variable = json!({"name": "ARC_HOOK_WORK", "value": wish});
+            let env = &mut pod.spec.as_mut().unwrap().containers[0].env;
+            let env = env.as_mut().unwrap();
+            env.push(serde_json::from_value(variable).unwrap());
+        }
+        facts
+    };
     let empty = with_work(json!({"name": "work", "emptyDir": {}}), "");
-    let one_pod = with_work(work("ReadWriteOncePod"), "");
+    let in_memory = json!({"name": "work", "emptyDir": {"medium": "Memory"}});
+    let one_pod = || with_work(work("ReadWriteOncePod"), "");
     let anywhere = with_work(work("ReadWriteOnce"), "none");
     let claim = json!({"name": "work", "persistentVolumeClaim": {"claimName": "shared"}});
     let mount = |key: &str, value: Value| {
         with_runner(|pod| pod["spec"]["containers"][0]["volumeMounts"][1][key] = value)
     };
-    let mut in_memory = with_work(
-        json!({"name": "work", "emptyDir": {"medium": "Memory"}}),
-        "",
-    );
-    if let Fact::Known(pod) = &mut in_memory.runner {
-        let container = &mut pod.spec.as_mut().unwrap().containers[0];
-        let copy = json!({"name": "ARC_HOOK_WORK", "value": "copy"});
-        let env = container.env.as_mut().unwrap();
-        env.push(serde_json::from_value(copy).unwrap());
-    }
+    let read_only = mount("readOnly", json!(true));
+    let computed = mount("subPathExpr", json!("$(A)"));
+    let nobodys = set(one_pod(), "shared");
     vec![
-        Fault("the work volume is no claim", "work/volume", Fail, empty),
         Fault(
-            "the work volume is read-only",
-            "work/volume",
+            "no claim is there to share",
+            VOLUME,
             Fail,
-            mount("readOnly", json!(true)),
+            set(empty, "shared"),
         ),
+        Fault("the work volume is read-only", VOLUME, Warn, read_only),
         Fault(
             "the work volume's place is computed",
-            "work/volume",
-            Fail,
-            mount("subPathExpr", json!("$(A)")),
+            VOLUME,
+            Warn,
+            computed,
         ),
         Fault(
             "a workspace that is copied lies in memory",
-            "work/volume",
+            VOLUME,
             Warn,
-            in_memory,
+            with_work(in_memory, ""),
         ),
-        Fault("the work volume is for one pod", MODE, Fail, one_pod),
+        Fault("the work volume is for one pod", VOLUME, Warn, one_pod()),
+        Fault(
+            "one pod's work volume is to be shared",
+            VOLUME,
+            Fail,
+            nobodys,
+        ),
         Fault(
             "the work volume's claim does not exist",
             MODE,

@@ -313,3 +313,12 @@ fn every_variable_that_the_hook_reads_is_known_to_the_doctor() {
     }
     assert!(count >= 5);
 }
+
+#[test]
+fn a_runner_of_mode_novolume_is_right_as_it_is() {
+    let facts = with_work(serde_json::json!({"name": "work", "emptyDir": {}}), "");
+    let checks = examine(&facts);
+    assert_eq!(worst(&checks), Worst::Pass, "{checks:?}");
+    let work = checks.iter().find(|check| check.name == "work/volume");
+    assert!(work.is_some_and(|check| check.found.contains("copied")));
+}
