@@ -10,6 +10,7 @@ mod credentials;
 mod doctor;
 mod faults;
 mod limits;
+mod outside;
 mod pods;
 mod policy;
 mod proxied;
@@ -252,6 +253,14 @@ pub fn all() -> Vec<Scenario> {
         Scenario::code(
             "a job without a container runs a container action",
             limits::without_container,
+        ),
+        Scenario::code(
+            "job and actions run as the image's own user",
+            users::of_the_image,
+        ),
+        Scenario::code(
+            "a hook outside of a pod runs a job, with a warning",
+            outside::of_a_pod,
         ),
         Scenario::code("attacks of a step lead nowhere", |stage| {
             attacks::contained(stage, Origin::Job)

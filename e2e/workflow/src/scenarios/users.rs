@@ -66,6 +66,19 @@ pub fn root(stage: Arc<Stage>) -> Acting {
     })
 }
 
+/// With `run-as: image` a user whom the runner does not know.
+pub fn of_the_image(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        let options = Options {
+            template: Some("metadata: {annotations: {arc-hook/run-as: image}}\n".to_owned()),
+            ..Options::default()
+        };
+        let job = stage.read("foreign-user.yaml")?;
+        stage.run_job(&job, &options).await?;
+        Ok(())
+    })
+}
+
 /// Any other.
 pub fn number(stage: Arc<Stage>) -> Acting {
     Box::pin(async move {
