@@ -20,7 +20,12 @@ pub fn contained(stage: Arc<Stage>, origin: Origin) -> Acting {
         let table = Table::read()?;
         let attacks: Vec<&Attack> = table.attacks_from(origin).collect();
         let job = table.job(origin, &attacks).to_string();
-        stage.run_job(&job, &Options::default()).await?;
+        // Each action would wait for a cache of its own, longer than an attack may hold it up.
+        let options = Options {
+            template: Some("metadata: {annotations: {arc-hook/run-as: runner}}\n".to_owned()),
+            ..Options::default()
+        };
+        stage.run_job(&job, &options).await?;
         Ok(())
     })
 }

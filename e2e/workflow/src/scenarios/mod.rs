@@ -6,6 +6,7 @@
 mod attacks;
 mod caches;
 mod causes;
+mod copies;
 mod credentials;
 mod doctor;
 mod faults;
@@ -261,6 +262,10 @@ pub fn all() -> Vec<Scenario> {
         Scenario::code(
             "a hook outside of a pod runs a job, with a warning",
             outside::of_a_pod,
+        ),
+        Scenario::code(
+            "a job comes through that shares no volume with its runner",
+            copies::nothing_shared,
         ),
         Scenario::code("attacks of a step lead nowhere", |stage| {
             attacks::contained(stage, Origin::Job)

@@ -333,7 +333,9 @@ pub const CAUSES: &[Cause] = &[
     },
     Cause {
         name: "memory-of-service",
-        job: "{container: {image: 'alpine:latest'}, services: {cache: {image: 'redis:latest'}}}",
+        // A service without a check is ready for the moment before it dies.
+        job: "{container: {image: 'alpine:latest'}, services: {cache: {image: 'redis:latest', \
+            options: '--health-cmd \"redis-cli ping\"'}}}",
         template: "{containers: [{name: $redis, command: [tail, /dev/zero], \
             resources: {limits: {memory: 64Mi}}}]}",
         lines: FACTS,
