@@ -238,6 +238,7 @@ pub fn all() -> Vec<Scenario> {
         .map(|(name, file)| Scenario::job(name, file))
         .collect();
     all.extend(built_right());
+    all.extend(walled());
     all.extend([
         Scenario::code(
             "3,000 variables and difficult values arrive",
@@ -267,19 +268,6 @@ pub fn all() -> Vec<Scenario> {
             "a job comes through that shares no volume with its runner",
             copies::nothing_shared,
         ),
-        Scenario::code("attacks of a step lead nowhere", |stage| {
-            attacks::contained(stage, Origin::Job)
-        }),
-        Scenario::code("attacks of a process left behind lead nowhere", |stage| {
-            attacks::contained(stage, Origin::Background)
-        }),
-        Scenario::code("attacks of a container action lead nowhere", |stage| {
-            attacks::contained(stage, Origin::Action)
-        })
-        .within(Duration::from_mins(4)),
-        Scenario::code("attacks of a service lead nowhere", |stage| {
-            attacks::contained(stage, Origin::Service)
-        }),
         Scenario::code(
             "good jobs on main make the next parent of a cache, and no others do",
             caches::lifecycle,
@@ -290,16 +278,6 @@ pub fn all() -> Vec<Scenario> {
             caches::at_once,
         )
         .within(Duration::from_mins(6)),
-        Scenario::code("a forged state leads nowhere", attacks::forged_state),
-        Scenario::code("planted secrets stand in no pod", attacks::planted_secrets),
-        Scenario::code(
-            "what is the runner's is out of a job's reach",
-            attacks::out_of_reach,
-        ),
-        Scenario::code(
-            "the runners' account creates what a job needs and no more",
-            policy::confined_account,
-        ),
         Scenario::code(
             "a set-up that is right passes the doctor",
             doctor::right_set_up,
@@ -343,6 +321,35 @@ pub fn all() -> Vec<Scenario> {
         .within(Duration::from_mins(4)),
     ]);
     all
+}
+
+/// That nothing leads from a job to its runner, or to another's pod.
+fn walled() -> [Scenario; 8] {
+    [
+        Scenario::code("attacks of a step lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Job)
+        }),
+        Scenario::code("attacks of a process left behind lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Background)
+        }),
+        Scenario::code("attacks of a container action lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Action)
+        })
+        .within(Duration::from_mins(4)),
+        Scenario::code("attacks of a service lead nowhere", |stage| {
+            attacks::contained(stage, Origin::Service)
+        }),
+        Scenario::code("a forged state leads nowhere", attacks::forged_state),
+        Scenario::code("planted secrets stand in no pod", attacks::planted_secrets),
+        Scenario::code(
+            "what is the runner's is out of a job's reach",
+            attacks::out_of_reach,
+        ),
+        Scenario::code(
+            "the runners' account creates what a job needs and no more",
+            policy::confined_account,
+        ),
+    ]
 }
 
 /// That the pod is the one that workflow and template ask for.
