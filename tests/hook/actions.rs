@@ -1,12 +1,13 @@
 //! Container actions.
 
 use std::fs;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::fake_api::{Kind, Kubelet};
-use crate::runner::{RUNNER, Runner, quote, signal, until};
+use crate::runner::{Outcome, RUNNER, Runner, quote, signal, until};
 
 /// An action without a known entry point.
 fn unwrapped() -> Value {
@@ -27,6 +28,16 @@ fn program(exit: Option<i32>, cut: Option<usize>) -> Kubelet {
 
 fn lines() -> String {
     crate::fake_cluster::lines((0..50).map(|n| format!("line {n}")))
+}
+
+/// Runs a program that does not end by itself, and does harm once its log is read.
+fn meddled_with(runner: &Runner, harm: impl FnOnce(&Child)) -> Outcome {
+    runner.api.state().kubelet = program(None, None);
+    let request = runner.request("run_container_step", &unwrapped());
+    let child = runner.start(&request, &[]);
+    until("the log is read", || runner.api.count("GET log") > 0);
+    harm(&child);
+    runner.finish(child)
 }
 
 fn nothing_is_left(runner: &Runner) {
@@ -67,14 +78,10 @@ fn a_log_stream_that_breaks_is_resumed_without_loss() {
 #[test]
 fn a_program_whose_pod_is_deleted_is_never_green() {
     let runner = Runner::new();
-    runner.api.state().kubelet = program(None, None);
-    let request = runner.request("run_container_step", &unwrapped());
-    let child = runner.start(&request, &[]);
-    until("the log is read", || runner.api.count("GET log") > 0);
-    let mut state = runner.api.state();
-    state.objects.retain(|(_, name), _| name == RUNNER);
-    drop(state);
-    let action = runner.finish(child);
+    let action = meddled_with(&runner, |_| {
+        let mut state = runner.api.state();
+        state.objects.retain(|(_, name), _| name == RUNNER);
+    });
     assert_eq!(action.code, 1, "{action:?}");
     let error = "::error title=Pod deleted::pod `";
     assert!(action.log.contains(error), "{action:?}");
@@ -83,11 +90,7 @@ fn a_program_whose_pod_is_deleted_is_never_green() {
 #[test]
 fn an_exit_code_of_zero_after_a_deletion_is_no_success() {
     let runner = Runner::new();
-    runner.api.state().kubelet = program(None, None);
-    let request = runner.request("run_container_step", &unwrapped());
-    let child = runner.start(&request, &[]);
-    until("the log is read", || runner.api.count("GET log") > 0);
-    {
+    let action = meddled_with(&runner, |_| {
         let mut state = runner.api.state();
         let pods = state
             .objects
@@ -100,21 +103,18 @@ fn an_exit_code_of_zero_after_a_deletion_is_no_success() {
                     json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
             }
         }
-    }
-    let action = runner.finish(child);
+    });
     assert_eq!(action.code, 1, "{action:?}");
 }
 
 #[test]
 fn a_cancelled_program_is_deleted_in_time() {
     let runner = Runner::new();
-    runner.api.state().kubelet = program(None, None);
-    let request = runner.request("run_container_step", &unwrapped());
-    let child = runner.start(&request, &[]);
-    until("the log is read", || runner.api.count("GET log") > 0);
-    let start = Instant::now();
-    signal(&child, "-INT");
-    let action = runner.finish(child);
+    let mut start = Instant::now();
+    let action = meddled_with(&runner, |child| {
+        start = Instant::now();
+        signal(child, "-INT");
+    });
     assert_eq!(action.code, 130, "{action:?}");
     assert!(start.elapsed() < Duration::from_secs(7));
     nothing_is_left(&runner);

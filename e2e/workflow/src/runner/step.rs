@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::context::{JobState, Scope};
 use super::environment;
 use super::guid::guid;
-use super::layout::Layout;
+use super::layout::{Layout, PathMap};
 use super::request::{
     HookContainer, ScriptStep, quote_container_arguments, split_container_arguments,
     split_script_arguments,
@@ -174,16 +174,11 @@ impl Preparer<'_> {
         github: &Variables,
         working_directory: &str,
     ) -> anyhow::Result<Prepared> {
-        env.extend(github.clone());
-        env.extend(environment::runner(self.layout));
-        let paths = self.layout.job_paths();
+        self.add_contexts(&mut env, github);
         let args = ScriptStep {
             entry_point: entry_point.to_owned(),
             entry_point_args: split_script_arguments(arguments),
-            environment_variables: env
-                .into_iter()
-                .map(|(name, value)| (name, paths.translate(&value)))
-                .collect(),
+            environment_variables: translated(env, &self.layout.job_paths()),
             prepend_path: self.state.prepended(),
             working_directory: working_directory.to_owned(),
         };
@@ -246,13 +241,8 @@ impl Preparer<'_> {
             "HOME".to_owned(),
             self.layout.home.to_string_lossy().into_owned(),
         );
-        env.extend(github.clone());
-        env.extend(environment::runner(self.layout));
-        let paths = self.layout.action_paths();
-        container.environment_variables = env
-            .into_iter()
-            .map(|(name, value)| (name, paths.translate(&value)))
-            .collect();
+        self.add_contexts(&mut env, github);
+        container.environment_variables = translated(env, &self.layout.action_paths());
         Ok(Prepared {
             command: "run_container_step",
             args: serde_json::to_value(container)?,
@@ -280,6 +270,11 @@ impl Preparer<'_> {
         Ok(inputs)
     }
 
+    fn add_contexts(&self, env: &mut Variables, github: &Variables) {
+        env.extend(github.clone());
+        env.extend(environment::runner(self.layout));
+    }
+
     fn add_saved(unit: &Unit<'_>, env: &mut Variables) {
         let saved = unit
             .saved
@@ -303,6 +298,13 @@ fn input(inputs: &Variables, name: &str) -> Option<String> {
         .iter()
         .find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_empty())
         .map(|(_, value)| value.clone())
+}
+
+/// Values as the container has to see them.
+fn translated(env: Variables, paths: &PathMap) -> Variables {
+    env.into_iter()
+        .map(|(name, value)| (name, paths.translate(&value)))
+        .collect()
 }
 
 fn add_inputs(env: &mut Variables, inputs: Variables) {
