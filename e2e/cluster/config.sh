@@ -246,7 +246,7 @@ evictionHard:
 YAML
 }
 
-# One line for each request of a pod in the runners' namespace, when it is answered: by
+# One line for each request of a pod that is not Kubernetes' own, when it is answered: by
 # it, API calls can be counted from outside of the program that makes them.
 write_audit_policy() {
   cat >"$STATE/audit.yaml" <<YAML
@@ -254,8 +254,10 @@ apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules:
+- level: None
+  userGroups: ["system:serviceaccounts:kube-system"]
 - level: Metadata
-  userGroups: ["system:serviceaccounts:$RUNNER_NAMESPACE"]
+  userGroups: ["system:serviceaccounts"]
 - level: None
 YAML
 }

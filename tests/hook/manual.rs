@@ -135,7 +135,7 @@ const ELSEWHERE: [(&str, &str, &str); 10] = [
     (
         "kubectl exec -n arc-runners RUNNER_POD",
         "e2e/workflow/src/scenarios/doctor.rs",
-        "\"exec\", \"-n\", NAMESPACE",
+        "\"exec\", \"-n\", namespace",
     ),
     ("cargo test", "e2e/test", "cargo test --workspace"),
     ("./e2e/demo", "e2e/demo", "jobs/demo.yaml"),

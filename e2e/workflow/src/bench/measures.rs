@@ -126,7 +126,7 @@ impl Bench<'_> {
     pub(super) async fn steps(&mut self) -> anyhow::Result<()> {
         let mut job = self.job_seat().await?;
         let bash = self.hook.bash().await?;
-        let account = Role::default().account();
+        let user = self.cluster.user(Role::default());
         let script = "true\n";
         job.write("/tmp/floor.sh", script)?;
         let floor = Order {
@@ -143,7 +143,7 @@ impl Bench<'_> {
             floors.push(job.succeed(&floor).await?.wall_ms);
             calls.push(self.hook.run_script_step(script, 0).await?);
         }
-        let requests = mark.requests_of(account)?.len();
+        let requests = mark.requests_of(&user)?.len();
         self.tell(
             Row::over("run_script_step", "ms", floors, walls(&calls))
                 .within(Budget::most(15.0).slack(2.0, SCHEDULING)),

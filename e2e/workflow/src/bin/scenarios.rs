@@ -3,8 +3,6 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Context;
 use arc_hook_e2e::harness::audit::Request;
@@ -12,7 +10,8 @@ use arc_hook_e2e::harness::cluster::{Cluster, Turn};
 use arc_hook_e2e::harness::paths::Paths;
 use arc_hook_e2e::harness::runner::{Options, Runner};
 use arc_hook_e2e::job::Job;
-use arc_hook_e2e::scenarios::{self, Scenario, Stage};
+use arc_hook_e2e::scenarios::lanes::{Ended, Run};
+use arc_hook_e2e::scenarios::{self, Scenario};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,7 +29,7 @@ struct Arguments {
 enum Command {
     /// Names all scenarios.
     List,
-    /// Runs scenarios, one after another.
+    /// Runs scenarios, several at a time.
     Run {
         /// Only those with this text in their names.
         #[arg(long, default_value = "")]
@@ -38,6 +37,9 @@ enum Command {
         /// For whatever is random; printed, so that a run can be repeated.
         #[arg(long)]
         seed: Option<u64>,
+        /// So many at a time at most.
+        #[arg(long, default_value_t = 3)]
+        lanes: usize,
     },
     /// Runs one job in a runner pod and shows its log as it grows.
     Job {
@@ -76,7 +78,11 @@ async fn act(command: Command) -> anyhow::Result<bool> {
             list();
             Ok(true)
         }
-        Command::Run { filter, seed } => run(&filter, seed).await,
+        Command::Run {
+            filter,
+            seed,
+            lanes,
+        } => run(&filter, seed, lanes).await,
         Command::Job { file, report, keep } => job(&file, report.as_deref(), keep).await,
     }
 }
@@ -103,7 +109,7 @@ fn list() {
     }
 }
 
-async fn run(filter: &str, seed: Option<u64>) -> anyhow::Result<bool> {
+async fn run(filter: &str, seed: Option<u64>, lanes: usize) -> anyhow::Result<bool> {
     let seed = seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |now| now.as_secs())
@@ -116,31 +122,29 @@ async fn run(filter: &str, seed: Option<u64>) -> anyhow::Result<bool> {
     say(&format!("{} scenarios, seed {seed}\n", chosen.len()));
     let paths = Paths::new();
     let _turn = Turn::take(&paths)?;
-    let stage = Arc::new(Stage::new(Cluster::connect(paths).await?, seed));
-    let mut failed = 0;
-    for scenario in &chosen {
-        stage.keep(String::new());
-        let start = Instant::now();
-        let result = tokio::time::timeout(scenario.deadline, scenario.run(stage.clone()))
-            .await
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("not done after {:?}", scenario.deadline)));
-        let seconds = start.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => say(&format!("ok    {} ({seconds:.1} s)\n", scenario.name)),
-            Err(error) => {
-                failed += 1;
-                stage.cluster.sweep().await?;
-                say(&format!("FAIL  {} ({seconds:.1} s)\n", scenario.name));
-                say(&indented(&tail(&stage.log()), "      | "));
-                say(&indented(&format!("{error:#}"), "      cause: "));
-            }
-        }
-    }
-    say(&format!(
-        "{} passed, {failed} failed\n",
-        chosen.len() - failed
-    ));
-    Ok(failed == 0)
+    let count = chosen.len();
+    let mut failed = Vec::new();
+    let mut tell = |ended: Ended| {
+        let (name, seconds) = (ended.name, ended.seconds);
+        let Err(error) = ended.result else {
+            return say(&format!("ok    {name} ({seconds:.1} s)\n"));
+        };
+        let cause = indented(&format!("{error:#}"), "      cause: ");
+        say(&format!("FAIL  {name} ({seconds:.1} s)\n{cause}"));
+        say(&indented(&tail(&ended.log), "      | "));
+        failed.push(format!("FAIL  {name}\n{cause}"));
+    };
+    let mut run = Run {
+        paths,
+        seed,
+        tell: &mut tell,
+    };
+    run.all(chosen, lanes).await?;
+    // Again at the end, where one looks first.
+    say(&failed.concat());
+    let bad = failed.len();
+    say(&format!("{} passed, {bad} failed\n", count - bad));
+    Ok(bad == 0)
 }
 
 async fn job(

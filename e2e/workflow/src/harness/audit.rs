@@ -58,11 +58,10 @@ impl Mark {
         })
     }
 
-    /// Requests that `account` has finished since.
-    pub fn requests_of(&self, account: &str) -> std::io::Result<Vec<Request>> {
+    /// Requests that the user of this name has finished since.
+    pub fn requests_of(&self, user: &str) -> std::io::Result<Vec<Request>> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(self.offset))?;
-        let suffix = format!(":{account}");
         let mut requests = Vec::new();
         for line in BufReader::new(file).lines() {
             // The last line may not be whole yet.
@@ -70,7 +69,7 @@ impl Mark {
                 continue;
             };
             let ended = matches!(request.stage.as_str(), "" | "ResponseComplete");
-            if ended && request.user.username.ends_with(&suffix) {
+            if ended && request.user.username == user {
                 requests.push(request);
             }
         }
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_later_requests_of_the_account_count() {
+    fn only_later_requests_of_the_user_count() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("audit.log");
         let line = |user: &str| {
@@ -92,14 +91,10 @@ mod tests {
             )
         };
         assert!(Mark::here(&path).is_none());
-        let early = format!("{}\n", line("system:serviceaccount:arc-runners:it"));
+        let early = format!("{}\n", line("it"));
         std::fs::write(&path, &early).unwrap();
         let mark = Mark::here(&path).unwrap();
-        let later = format!(
-            "{early}{}\n{}\n{{\"cut",
-            line("admin"),
-            line("system:serviceaccount:arc-runners:it")
-        );
+        let later = format!("{early}{}\n{}\n{{\"cut", line("admin"), line("it"));
         std::fs::write(&path, later).unwrap();
         assert_eq!(mark.requests_of("it").unwrap().len(), 1);
     }

@@ -24,9 +24,11 @@ use super::values::{Values, stock_rules};
 use crate::job::Job;
 
 /// The namespace of the scale set.
-pub const NAMESPACE: &str = "arc-runners";
+const NAMESPACE: &str = "arc-runners";
 /// The template of the scale set.
 const TEMPLATE: &str = "conan-zfs.yaml";
+/// The class of the caches, and the parent that the template clones.
+const PARENT: &str = "openebs-zfs.yaml";
 /// In every namespace, a moment after it was made.
 const ROOT_CERTIFICATES: &str = "kube-root-ca.crt";
 /// The `ConfigMap` that the values mount as hook template.
@@ -39,6 +41,25 @@ const MANAGER: &str = "arc-hook-e2e";
 /// clients come back within half a minute each, one after another.
 const REMOVAL: Duration = Duration::from_mins(3);
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// A kind of object that lives in a namespace.
+pub trait Object:
+    kube::Resource<Scope = NamespaceResourceScope, DynamicType: Default>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+{
+}
+
+impl<K> Object for K where
+    K: kube::Resource<Scope = NamespaceResourceScope, DynamicType: Default>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Serialize
+{
+}
 
 /// Held by whoever runs jobs on the cluster: two at once would sweep each
 /// other's pods away, and find them left behind.
@@ -118,6 +139,12 @@ pub struct Cluster {
 impl Cluster {
     /// Connects, and installs the scale set from `hook-templates/`.
     pub async fn connect(paths: Paths) -> anyhow::Result<Self> {
+        Self::lane(paths, 0).await
+    }
+
+    /// The same with a namespace and a parent of caches for each number, so that jobs of
+    /// different lanes do not meet. Number 0 is the namespace that people use.
+    pub async fn lane(paths: Paths, number: usize) -> anyhow::Result<Self> {
         let kubeconfig = paths.kubeconfig();
         let config = Kubeconfig::read_from(&kubeconfig)
             .context("the test cluster is down; `e2e/up` starts it")?;
@@ -132,9 +159,48 @@ impl Cluster {
             paths,
             namespace: NAMESPACE.to_owned(),
         };
-        cluster.sweep().await?;
-        cluster.install(TEMPLATE).await?;
-        Ok(cluster)
+        if number == 0 {
+            cluster.sweep().await?;
+            cluster.install(TEMPLATE).await?;
+            return Ok(cluster);
+        }
+        let namespace = format!("{NAMESPACE}-{number}");
+        let lane = cluster.beside(&namespace, json!({}), TEMPLATE).await?;
+        lane.make_parent().await?;
+        Ok(lane)
+    }
+
+    /// The parent that the template clones, empty.
+    async fn make_parent(&self) -> anyhow::Result<()> {
+        let path = self.paths.template(PARENT);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text)
+            .with_context(|| format!("failed to parse `{}`", path.display()))?;
+        for object in objects {
+            if object["kind"] == "PersistentVolumeClaim" {
+                let parent: PersistentVolumeClaim = serde_json::from_value(object)?;
+                self.apply(&parent).await?;
+                self.await_bound(&parent.name_any()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a claim has a volume.
+    async fn await_bound(&self, claim: &str) -> anyhow::Result<()> {
+        let claims = self.api::<PersistentVolumeClaim>();
+        let start = Instant::now();
+        loop {
+            let status = claims.get(claim).await?.status.unwrap_or_default();
+            if status.phase.as_deref() == Some("Bound") {
+                return Ok(());
+            }
+            if start.elapsed() > REMOVAL {
+                bail!("claim `{claim}` has no volume: {status:?}");
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// The same with a scale set in another namespace, which has these labels,
@@ -235,6 +301,16 @@ impl Cluster {
         Role::Shipped.account()
     }
 
+    /// The user that the API server knows the runner pods of this Role by.
+    #[must_use]
+    pub fn user(&self, role: Role) -> String {
+        format!(
+            "system:serviceaccount:{}:{}",
+            self.namespace,
+            role.account()
+        )
+    }
+
     /// Objects of one kind in the scale set's namespace.
     #[must_use]
     pub fn api<K>(&self) -> Api<K>
@@ -246,15 +322,7 @@ impl Cluster {
     }
 
     /// Makes or changes an object.
-    pub async fn apply<K>(&self, object: &K) -> anyhow::Result<()>
-    where
-        K: kube::Resource<Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Serialize,
-        K::DynamicType: Default,
-    {
+    pub async fn apply<K: Object>(&self, object: &K) -> anyhow::Result<()> {
         let name = object.name_any();
         let mut value = serde_json::to_value(object)?;
         let dynamic = K::DynamicType::default();

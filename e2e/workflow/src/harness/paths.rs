@@ -39,7 +39,7 @@ impl Paths {
         self.state.join("pki").join(name)
     }
 
-    /// Requests that concern the runners' namespace, one JSON object a line.
+    /// Requests of the runners' accounts, one JSON object a line.
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {
         self.state.join("log/audit.log")

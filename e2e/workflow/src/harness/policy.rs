@@ -82,7 +82,8 @@ impl Cluster {
         }
     }
 
-    /// A client with a token of the runners' account, made for this runner pod or for none.
+    /// A client with a token of the runners' account, made for this runner pod or for none. Its
+    /// namespace is the scale set's.
     pub async fn acting_as_account(&self, runner: Option<&Pod>) -> anyhow::Result<Client> {
         let accounts: Api<ServiceAccount> = self.api();
         let request = TokenRequest {
@@ -107,7 +108,8 @@ impl Cluster {
             user.auth_info = Some(serde_json::from_value(json!({"token": token}))?);
         }
         let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        self.namespace().clone_into(&mut config.default_namespace);
         Ok(Client::try_from(config)?)
     }
 }

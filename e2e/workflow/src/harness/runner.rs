@@ -35,6 +35,17 @@ pub struct Options {
     pub role: Role,
 }
 
+impl Options {
+    /// The shipped values with another hook template.
+    #[must_use]
+    pub fn of_template(template: impl Into<String>) -> Self {
+        Self {
+            template: Some(template.into()),
+            ..Self::default()
+        }
+    }
+}
+
 /// A running runner pod. The driver in it takes one job.
 pub struct Runner {
     cluster: Cluster,
@@ -190,7 +201,7 @@ impl Runner {
         let requests = self
             .audit
             .as_ref()
-            .and_then(|mark| mark.requests_of(self.role.account()).ok());
+            .and_then(|mark| mark.requests_of(&self.cluster.user(self.role)).ok());
         Ok(Outcome {
             report: serde_json::from_str(&text).context("the driver's report is malformed")?,
             log: self.log(),

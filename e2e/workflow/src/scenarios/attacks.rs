@@ -21,10 +21,7 @@ pub fn contained(stage: Arc<Stage>, origin: Origin) -> Acting {
         let attacks: Vec<&Attack> = table.attacks_from(origin).collect();
         let job = table.job(origin, &attacks).to_string();
         // Each action would wait for a cache of its own, longer than an attack may hold it up.
-        let options = Options {
-            template: Some("metadata: {annotations: {arc-hook/run-as: runner}}\n".to_owned()),
-            ..Options::default()
-        };
+        let options = Options::of_template("metadata: {annotations: {arc-hook/run-as: runner}}\n");
         stage.run_job(&job, &options).await?;
         Ok(())
     })

@@ -69,10 +69,7 @@ impl<'a> Lines<'a> {
     }
 
     fn options() -> Options {
-        Options {
-            template: Some(TEMPLATE.to_owned()),
-            ..Options::default()
-        }
+        Options::of_template(TEMPLATE)
     }
 
     /// A push to main with these changes.

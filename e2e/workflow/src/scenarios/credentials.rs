@@ -17,10 +17,7 @@ const HOLD: &str = "echo ready; until [ -e go ]; do sleep 0.05; done";
 const TEMPLATE: &str = "metadata: {annotations: {arc-hook/run-as: runner}}\n";
 
 fn options() -> Options {
-    Options {
-        template: Some(TEMPLATE.to_owned()),
-        ..Options::default()
-    }
+    Options::of_template(TEMPLATE)
 }
 
 /// Job, service and action come from registries none of which takes the

@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use super::policy::merge;
 use super::{Acting, Stage};
-use crate::harness::cluster::{NAMESPACE, TEMPLATE_MAP};
+use crate::harness::cluster::TEMPLATE_MAP;
 use crate::harness::runner::{Options, Runner};
 
 /// Where faults are planted: no job runs there.
@@ -55,7 +55,8 @@ pub fn right_set_up(stage: Arc<Stage>) -> Acting {
 }
 
 async fn examine_both(stage: &Stage, runner: &Runner) -> anyhow::Result<()> {
-    let (code, told) = doctor(stage, NAMESPACE, &runner.name).await?;
+    let namespace = stage.cluster.namespace();
+    let (code, told) = doctor(stage, namespace, &runner.name).await?;
     ensure!(code == Some(0), "from a laptop: {code:?} {told:#}");
     let unknown = told["checks"].as_array().into_iter().flatten();
     let unknown: Vec<&Value> = unknown
@@ -64,7 +65,7 @@ async fn examine_both(stage: &Stage, runner: &Runner) -> anyhow::Result<()> {
     ensure!(unknown.is_empty(), "a laptop does not see: {unknown:?}");
 
     let mut within = Command::new(stage.cluster.paths.script("kubectl"));
-    within.args(["exec", "-n", NAMESPACE, &runner.name, "-c", "runner", "--"]);
+    within.args(["exec", "-n", namespace, &runner.name, "-c", "runner", "--"]);
     within.args([
         "/home/runner/arc-hook/arc-hook",
         "doctor",

@@ -10,6 +10,7 @@ mod copies;
 mod credentials;
 mod doctor;
 mod faults;
+pub mod lanes;
 mod limits;
 mod outside;
 mod pods;
@@ -46,6 +47,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// When it has failed at the latest.
     pub deadline: Duration,
+    /// Whether it takes away what others need.
+    pub alone: bool,
     act: Act,
 }
 
@@ -72,6 +75,7 @@ impl Scenario {
         Self {
             name,
             deadline: DEADLINE,
+            alone: false,
             act: Act::Job(file),
         }
     }
@@ -80,12 +84,19 @@ impl Scenario {
         Self {
             name,
             deadline: DEADLINE,
+            alone: false,
             act: Act::Code(act),
         }
     }
 
     const fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Nothing else runs meanwhile.
+    const fn alone(mut self) -> Self {
+        self.alone = true;
         self
     }
 
@@ -230,7 +241,7 @@ const JOBS: [(&str, &str); 10] = [
     ),
 ];
 
-/// All scenarios, in the order in which they run.
+/// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
     let mut all: Vec<Scenario> = JOBS
@@ -249,7 +260,7 @@ pub fn all() -> Vec<Scenario> {
             limits::back_pressure,
         ),
         Scenario::code("a log of 2 GB arrives byte for byte", limits::long_log)
-            .within(Duration::from_mins(4)),
+            .within(Duration::from_mins(8)),
         Scenario::code("a full work volume is a clear failure", limits::full_volume)
             .within(Duration::from_mins(4)),
         Scenario::code(
@@ -318,7 +329,8 @@ pub fn all() -> Vec<Scenario> {
             "steps do not notice that the API server is away",
             faults::api_outage,
         )
-        .within(Duration::from_mins(4)),
+        .within(Duration::from_mins(4))
+        .alone(),
     ]);
     all
 }

@@ -12,7 +12,6 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::{Acting, Stage};
-use crate::harness::cluster::NAMESPACE;
 use crate::harness::process;
 use crate::report::Report;
 use crate::runner::guid::guid;
@@ -48,6 +47,7 @@ async fn run(stage: &Stage, name: &str) -> anyhow::Result<()> {
     };
     // The node's own way to the volume; the directory above it is this runner's.
     let root = process::root(holder).join("home/runner");
+    let namespace = stage.cluster.namespace();
     let job = json!({
         "name": "Outside of a pod",
         "container": {"image": "alpine:latest"},
@@ -66,7 +66,7 @@ async fn run(stage: &Stage, name: &str) -> anyhow::Result<()> {
             "driver": {"exit": 3, "expect": ["x"]},
         }],
         "driver": {"prepare-job": {
-            "expect": [format!("there is no pod `{name}-runner` in namespace `{NAMESPACE}`: this hook runs outside of a pod")],
+            "expect": [format!("there is no pod `{name}-runner` in namespace `{namespace}`: this hook runs outside of a pod")],
         }},
     });
     let report = drive(stage, name, &root, &job.to_string()).await?;
@@ -123,7 +123,10 @@ async fn drive(stage: &Stage, name: &str, root: &Path, job: &str) -> anyhow::Res
         .env("ACTIONS_RUNNER_CONTAINER_HOOKS", place("index.sh"))
         .env("ACTIONS_RUNNER_POD_NAME", format!("{name}-runner"))
         .env("ACTIONS_RUNNER_CLAIM_NAME", format!("{name}-work"))
-        .env("ACTIONS_RUNNER_KUBERNETES_NAMESPACE", NAMESPACE)
+        .env(
+            "ACTIONS_RUNNER_KUBERNETES_NAMESPACE",
+            stage.cluster.namespace(),
+        )
         .env("KUBECONFIG", stage.cluster.paths.kubeconfig())
         .kill_on_drop(true)
         .output()

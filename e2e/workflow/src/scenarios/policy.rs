@@ -1,19 +1,16 @@
 //! What the shipped admission policy keeps the runners' account from.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Acting, Stage};
-use crate::harness::cluster::NAMESPACE;
+use crate::harness::cluster::Object;
 use crate::harness::policy::rehearsal;
 use crate::harness::runner::{Options, Runner};
 
@@ -106,44 +103,25 @@ pub(super) fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
-async fn create<K>(account: &Client, object: &Value) -> anyhow::Result<kube::Result<K>>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize,
-    K::DynamicType: Default,
-{
+async fn create<K: Object>(account: &Client, object: &Value) -> anyhow::Result<kube::Result<K>> {
     let object: K = serde_json::from_value(object.clone())?;
-    let api: Api<K> = Api::namespaced(account.clone(), NAMESPACE);
+    let api: Api<K> = Api::default_namespaced(account.clone());
     Ok(api.create(&rehearsal(), &object).await)
 }
 
-async fn allowed<K>(account: &Client, object: &Value) -> anyhow::Result<()>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize,
-    K::DynamicType: Default,
-{
+async fn allowed<K: Object>(account: &Client, object: &Value) -> anyhow::Result<()> {
     create::<K>(account, object)
         .await?
         .context("what every job needs is denied")?;
     Ok(())
 }
 
-async fn denied<K>(account: &Client, object: &Value, what: &str, words: &str) -> anyhow::Result<()>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize,
-    K::DynamicType: Default,
-{
+async fn denied<K: Object>(
+    account: &Client,
+    object: &Value,
+    what: &str,
+    words: &str,
+) -> anyhow::Result<()> {
     match create::<K>(account, object).await? {
         Ok(_) => bail!("{what} was allowed"),
         Err(kube::Error::Api(status)) => {

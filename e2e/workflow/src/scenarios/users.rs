@@ -69,10 +69,7 @@ pub fn root(stage: Arc<Stage>) -> Acting {
 /// With `run-as: image` a user whom the runner does not know.
 pub fn of_the_image(stage: Arc<Stage>) -> Acting {
     Box::pin(async move {
-        let options = Options {
-            template: Some("metadata: {annotations: {arc-hook/run-as: image}}\n".to_owned()),
-            ..Options::default()
-        };
+        let options = Options::of_template("metadata: {annotations: {arc-hook/run-as: image}}\n");
         let job = stage.read("foreign-user.yaml")?;
         stage.run_job(&job, &options).await?;
         Ok(())
@@ -97,10 +94,7 @@ async fn run(stage: &Stage, user: &User, job: &Value) -> anyhow::Result<()> {
     let template = format!(
         "metadata: {{annotations: {{arc-hook/run-as: '{run_as}', arc-hook/passwd: 'true'}}}}\n"
     );
-    let options = Options {
-        template: Some(template),
-        ..Options::default()
-    };
+    let options = Options::of_template(template);
     stage.run_job(&job.to_string(), &options).await?;
     Ok(())
 }
@@ -213,10 +207,7 @@ async fn with_roots_parent(stage: &Stage, name: &str) -> anyhow::Result<()> {
             "user 1001 of the job cannot write `/cache/packages`", "for a clone: its parent",
         ]}},
     });
-    let options = Options {
-        template: Some(template.to_string()),
-        ..Options::default()
-    };
+    let options = Options::of_template(template.to_string());
     stage.run_job(&job.to_string(), &options).await?;
     Ok(())
 }

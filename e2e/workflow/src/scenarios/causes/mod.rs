@@ -17,14 +17,13 @@ use kube::config::Kubeconfig;
 use serde_json::json;
 
 use super::{Acting, Stage};
-use crate::harness::cluster::NAMESPACE;
 use crate::harness::runner::{Options, Outcome, Runner};
 use crate::report::Call;
 use table::{CAUSES, Cause, Deed, Told};
 use webhook::Webhook;
 
 /// So many jobs at once: most of the time they wait.
-const LANES: usize = 7;
+const AT_ONCE: usize = 7;
 const LEVEL: &str = "pod-security.kubernetes.io/enforce";
 const GLANCE: Duration = Duration::from_millis(50);
 /// How long one trial may take.
@@ -50,7 +49,7 @@ pub fn explained(stage: Arc<Stage>) -> Acting {
             }
         });
         let results: Vec<anyhow::Result<String>> = futures_util::stream::iter(trials)
-            .buffer_unordered(LANES)
+            .buffer_unordered(AT_ONCE)
             .collect()
             .await;
         drop(planted);
@@ -250,6 +249,7 @@ async fn cpu_of_the_node(stage: &Stage) -> anyhow::Result<u64> {
 struct Planted {
     kubectl: PathBuf,
     file: PathBuf,
+    namespace: String,
 }
 
 impl Planted {
@@ -269,23 +269,26 @@ impl Planted {
         let planted = Self {
             kubectl: paths.script("kubectl"),
             file: paths.state.join("causes.yaml"),
+            namespace: stage.cluster.namespace().to_owned(),
         };
         std::fs::write(&planted.file, text)
             .with_context(|| format!("failed to write `{}`", planted.file.display()))?;
         let file = planted.file.display().to_string();
+        let level = format!("{LEVEL}=baseline");
         planted.run(&["apply", "-f", &file])?;
         planted.run(&[
             "label",
             "--overwrite",
             "namespace",
-            NAMESPACE,
-            &format!("{LEVEL}=baseline"),
+            &planted.namespace,
+            &level,
         ])?;
         Ok(planted)
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let output = Command::new(&self.kubectl)
+            .args(["-n", &self.namespace])
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -300,7 +303,7 @@ impl Drop for Planted {
     fn drop(&mut self) {
         let file = self.file.display().to_string();
         // Later scenarios would fail for a reason that is not theirs; an error cannot be told here.
-        let _ = self.run(&["label", "namespace", NAMESPACE, &format!("{LEVEL}-")]);
+        let _ = self.run(&["label", "namespace", &self.namespace, &format!("{LEVEL}-")]);
         let _ = self.run(&["delete", "--ignore-not-found", "--wait=false", "-f", &file]);
     }
 }
