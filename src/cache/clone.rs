@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
@@ -127,6 +127,13 @@ pub fn unmount(pod: &mut Value, volume: &str) {
             }
         }
     }
+}
+
+/// The claims among a pod's volumes.
+pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    let claims = volumes.into_iter().flatten();
+    claims.filter_map(|one| Some(one.persistent_volume_claim.as_ref()?.claim_name.as_str()))
 }
 
 /// Where the container mounts the volume.

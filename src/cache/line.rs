@@ -301,10 +301,11 @@ fn json(value: &impl Serialize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn generation(number: u64, time: &str) -> Generation {
+    /// A generation that a push to main wrote, each from the one before.
+    pub(crate) fn generation(number: u64, time: &str) -> Generation {
         Generation {
             number,
             claim: format!("cache-conan-home-{number}"),

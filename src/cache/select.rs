@@ -124,6 +124,7 @@ fn judge<'l>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::line::tests::generation;
     use crate::cache::line::{Lineage, Taint};
 
     fn facts() -> Facts {
@@ -147,20 +148,11 @@ mod tests {
             .entry(node.to_owned())
             .or_default()
             .promote(Generation {
-                number: 3,
-                claim: format!("claim-of-{key}"),
-                uid: "u".to_owned(),
-                size: "1Gi".to_owned(),
-                class: None,
-                base: None,
-                depth: 0,
                 lineage: Lineage {
                     trusted,
                     ..Lineage::default()
                 },
-                time: "2026-01-01T00:00:00Z".to_owned(),
-                superseded: None,
-                tainted: None,
+                ..generation(3, "2026-01-01T00:00:00Z")
             });
         (key, Ok(line))
     }

@@ -4,8 +4,8 @@ use anyhow::Context as _;
 use clap::Args;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
-use super::scene::{self, Scene};
-use super::{Chosen, print, store, warn, with_cluster};
+use super::scene::Scene;
+use super::{Chosen, print, store, warn};
 use crate::cache::{Role, clone};
 use crate::cluster::Cluster;
 use crate::spool::Nonce;
@@ -23,7 +23,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Clone {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// Name of the new claim
     #[arg(long, value_name = "PVC")]
@@ -35,18 +35,11 @@ pub struct Clone {
 }
 
 impl Clone {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let scene = Scene::read(cluster).await?;
-        let line = scene.line(&self.chosen.line)?;
-        let (node, entry) = scene::entry(line, self.chosen.node.as_deref())?;
-        let one = scene::generation(line, node, entry, self.generation)?;
-        let told = format!("{} generation {}", line.key, one.number);
+        let found = scene.chosen(&self.chosen)?;
+        let (node, one) = (found.node, found.generation(self.generation)?);
+        let told = format!("{} generation {}", self.chosen.line, one.number);
         if let Some(taint) = &one.tainted {
             warn(&format!("{told} is tainted: {}", taint.reason));
         }

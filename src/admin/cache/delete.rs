@@ -5,7 +5,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 
 use super::scene::{self, Scene};
-use super::{Chosen, print, store, with_cluster};
+use super::{Chosen, print, store};
 use crate::cache::Generation;
 use crate::cluster::Cluster;
 
@@ -21,7 +21,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Delete {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// Only this generation, which must not be current
     #[arg(long, value_name = "NUMBER")]
@@ -29,22 +29,15 @@ pub struct Delete {
 }
 
 impl Delete {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let key = &self.chosen.line;
         let seen = Scene::read(cluster).await?;
-        let line = seen.line(key)?;
         if let Some(number) = self.generation {
-            let (node, entry) = scene::entry(line, self.chosen.node.as_deref())?;
-            let one = scene::generation(line, node, entry, Some(number))?.clone();
-            is_unused(&seen, &[&one])?;
+            let found = seen.chosen(&self.chosen)?;
+            let one = found.generation(Some(number))?;
+            is_unused(&seen, &[one])?;
             store::change(cluster, key, |line| {
-                let entry = line.nodes.entry(node.to_owned()).or_default();
+                let entry = line.nodes.entry(found.node.to_owned()).or_default();
                 if entry.current == Some(number) {
                     bail!(
                         "delete generation {number} of `{key}`: it is current; `arc-hook cache \
@@ -55,12 +48,13 @@ impl Delete {
                 Ok(())
             })
             .await?;
-            remove(cluster, &one).await?;
+            remove(cluster, one).await?;
             return print(&format!("{key}: generation {number} is deleted\n"));
         }
+        let line = seen.line(key)?;
         let mut nodes = line.nodes.clone();
         if let Some(node) = &self.chosen.node {
-            scene::entry(line, Some(node))?;
+            scene::on(line, Some(node))?;
             nodes.retain(|name, _| name == node);
         }
         let all: Vec<&Generation> = nodes

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use super::fill::{Filling, How};
 use super::scene::Scene;
 use super::store::{self, Next};
-use super::{Chosen, now, person, print, tell, warn, with_cluster};
+use super::{Chosen, now, person, print, tell, warn};
 use crate::cache::{Base, Line, Role, clone};
 use crate::cluster::Cluster;
 use crate::spool::Nonce;
@@ -25,7 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Init {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// A claim to begin with a clone of
     #[arg(long, value_name = "CLAIM", required_unless_present = "size")]
@@ -76,13 +76,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 }
 
 impl Init {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let key = &self.chosen.line;
         let node = self.chosen.node.as_deref();
         let scene = Scene::read(cluster).await?;

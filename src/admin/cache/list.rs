@@ -7,9 +7,10 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::scene::Scene;
-use super::{Format, now, print, warn, with_cluster};
+use super::{Format, now, print, warn};
 use crate::admin::access::Access;
 use crate::cache::{Generation, Generations, Line, Lineage};
+use crate::cluster::Cluster;
 
 /// Columns of a terminal.
 const WIDTH: usize = 80;
@@ -24,7 +25,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct List {
     #[command(flatten)]
-    access: Access,
+    pub access: Access,
 
     /// How to print
     #[arg(long, value_enum, default_value_t)]
@@ -32,21 +33,19 @@ pub struct List {
 }
 
 impl List {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.access, async |cluster| {
-            let scene = Scene::read(&cluster).await?;
-            for unread in &scene.unread {
-                warn(unread);
-            }
-            match self.output {
-                Format::Text if scene.lines.is_empty() => print(&format!(
-                    "no lines in namespace `{}`; `arc-hook cache init` makes one\n",
-                    cluster.namespace()
-                )),
-                Format::Text => print(&tree(&scene, now())),
-                Format::Json => print(&format!("{:#}\n", listed(&scene))),
-            }
-        })
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let scene = Scene::read(cluster).await?;
+        for unread in &scene.unread {
+            warn(unread);
+        }
+        match self.output {
+            Format::Text if scene.lines.is_empty() => print(&format!(
+                "no lines in namespace `{}`; `arc-hook cache init` makes one\n",
+                cluster.namespace()
+            )),
+            Format::Text => print(&tree(&scene, now())),
+            Format::Json => print(&format!("{:#}\n", listed(&scene))),
+        }
     }
 }
 

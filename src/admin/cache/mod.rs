@@ -16,7 +16,6 @@ mod show;
 mod store;
 mod taint;
 
-use std::future::Future;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -26,7 +25,6 @@ use super::access::Access;
 use super::{Format, print};
 use crate::cache::{Key, Lineage};
 use crate::cluster::Cluster;
-use crate::hook::api::Api;
 
 /// How long an API server that does not answer is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,16 +55,39 @@ impl Cache {
     /// # Errors
     /// It cannot be done, or the API server not be asked.
     pub fn run(&self) -> anyhow::Result<()> {
-        match &self.verb {
-            Verb::List(verb) => verb.run(),
-            Verb::Show(verb) => verb.run(),
-            Verb::Init(verb) => verb.run(),
-            Verb::Clone(verb) => verb.run(),
-            Verb::Promote(verb) => verb.run(),
-            Verb::Rollback(verb) => verb.run(),
-            Verb::Taint(verb) => verb.run(),
-            Verb::Rebase(verb) => verb.run(),
-            Verb::Delete(verb) => verb.run(),
+        let api = self.verb.access().connect()?;
+        let cluster = api.cluster.patient(PATIENCE).telling(tell);
+        api.run(self.verb.act(&cluster))
+    }
+}
+
+impl Verb {
+    fn access(&self) -> &Access {
+        let chosen = match self {
+            Self::List(verb) => return &verb.access,
+            Self::Show(verb) => &verb.chosen,
+            Self::Init(verb) => &verb.chosen,
+            Self::Clone(verb) => &verb.chosen,
+            Self::Promote(verb) => &verb.chosen,
+            Self::Rollback(verb) => &verb.chosen,
+            Self::Taint(verb) => &verb.chosen,
+            Self::Rebase(verb) => &verb.chosen,
+            Self::Delete(verb) => &verb.chosen,
+        };
+        &chosen.access
+    }
+
+    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        match self {
+            Self::List(verb) => verb.act(cluster).await,
+            Self::Show(verb) => verb.act(cluster).await,
+            Self::Init(verb) => verb.act(cluster).await,
+            Self::Clone(verb) => verb.act(cluster).await,
+            Self::Promote(verb) => verb.act(cluster).await,
+            Self::Rollback(verb) => verb.act(cluster).await,
+            Self::Taint(verb) => verb.act(cluster).await,
+            Self::Rebase(verb) => verb.act(cluster).await,
+            Self::Delete(verb) => verb.act(cluster).await,
         }
     }
 }
@@ -83,16 +104,6 @@ struct Chosen {
 
     #[command(flatten)]
     access: Access,
-}
-
-/// Connects, and waits for an act.
-fn with_cluster<F: Future<Output = anyhow::Result<()>>>(
-    access: &Access,
-    act: impl FnOnce(Cluster) -> F,
-) -> anyhow::Result<()> {
-    let api: Api = access.connect()?;
-    let cluster = api.cluster.patient(PATIENCE).telling(tell);
-    api.run(act(cluster))
 }
 
 /// Tells a person what goes on. Results are printed, so that a script can read them.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::scene::Scene;
 use super::store::{self, Next};
-use super::{Chosen, now, person, print, with_cluster};
+use super::{Chosen, now, person, print};
 use crate::cache::{Base, LINE_LABEL, ROLE_LABEL, Role, clone};
 use crate::cluster::Cluster;
 
@@ -22,7 +22,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Promote {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// The claim
     #[arg(long, value_name = "PVC")]
@@ -30,13 +30,7 @@ pub struct Promote {
 }
 
 impl Promote {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let name = &self.claim;
         let key = &self.chosen.line;
         let scene = Scene::read(cluster).await?;

@@ -4,9 +4,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::fill::{Filling, How, SOURCE_PATH};
-use super::scene::{self, Scene};
+use super::scene::Scene;
 use super::store::{self, Next};
-use super::{Chosen, now, person, print, tell, with_cluster};
+use super::{Chosen, now, person, print, tell};
 use crate::cache::{Base, Role, clone};
 use crate::cluster::Cluster;
 use crate::spool::Nonce;
@@ -26,7 +26,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Rebase {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// An image with `cp`
     #[arg(long, value_name = "IMAGE")]
@@ -37,18 +37,11 @@ pub struct Rebase {
 }
 
 impl Rebase {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let key = &self.chosen.line;
         let seen = Scene::read(cluster).await?;
-        let line = seen.line(key)?;
-        let (node, entry) = scene::entry(line, self.chosen.node.as_deref())?;
-        let one = scene::generation(line, node, entry, None)?;
+        let found = seen.chosen(&self.chosen)?;
+        let (node, one) = (found.node, found.generation(None)?);
         let told = format!("{key} generation {}", one.number);
         clone::usable(seen.claim(&one.claim), Some(&one.uid))
             .map_err(anyhow::Error::msg)

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::scene::{self, Scene};
-use super::{Chosen, now, print, store, with_cluster};
+use super::scene::Scene;
+use super::{Chosen, now, print, store};
 use crate::cache::Generations;
 use crate::cluster::Cluster;
 
@@ -21,7 +21,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Rollback {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// The generation
     #[arg(long, value_name = "NUMBER")]
@@ -29,28 +29,22 @@ pub struct Rollback {
 }
 
 impl Rollback {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let key = &self.chosen.line;
         let seen = Scene::read(cluster).await?;
-        let line = seen.line(key)?;
-        let (node, entry) = scene::entry(line, self.chosen.node.as_deref())?;
-        let before = entry.current;
+        let found = seen.chosen(&self.chosen)?;
+        let node = found.node;
+        let before = found.entry.current;
         let number = match self.to {
-            Some(number) => scene::generation(line, node, entry, Some(number))?.number,
-            None => earlier(entry).with_context(|| {
+            Some(number) => number,
+            None => earlier(found.entry).with_context(|| {
                 format!(
                     "roll `{key}` back on node `{node}`: no earlier generation is kept that is not \
                      tainted; `arc-hook cache promote` makes a new one"
                 )
             })?,
         };
-        let one = scene::generation(line, node, entry, Some(number))?;
+        let one = found.generation(Some(number))?;
         if seen.claim(&one.claim).is_none() {
             bail!(
                 "roll `{key}` back to generation {number}: its claim `{}` is gone; name another by \

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, anyhow, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 
+use super::Chosen;
 use crate::cache::gc::source;
-use crate::cache::{Generation, Generations, Key, Line, ROLE_LABEL, Role};
+use crate::cache::{Generation, Generations, Key, Line, ROLE_LABEL, Role, clone};
 use crate::cluster::{Cluster, ClusterError};
 
 /// Lines, claims, and the pods that mount them.
@@ -75,6 +76,11 @@ impl Scene {
         })
     }
 
+    /// What the chosen line has on the chosen node.
+    pub fn chosen(&self, chosen: &Chosen) -> anyhow::Result<Found<'_>> {
+        on(self.line(&chosen.line)?, chosen.node.as_deref())
+    }
+
     /// Claims that were cloned from a claim.
     pub fn clones(&self, claim: &str) -> Vec<&str> {
         let is_clone = |one: &&PersistentVolumeClaim| source(one) == Some(claim);
@@ -137,8 +143,19 @@ impl Scene {
     }
 }
 
-/// A line's entry for the chosen node, or for its only one.
-pub fn entry<'l>(line: &'l Line, node: Option<&str>) -> anyhow::Result<(&'l str, &'l Generations)> {
+/// A line's generations on one node.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'l> {
+    /// The line.
+    pub line: &'l Line,
+    /// The node.
+    pub node: &'l str,
+    /// What there is.
+    pub entry: &'l Generations,
+}
+
+/// What a line has on the chosen node, or on its only one.
+pub fn on<'l>(line: &'l Line, node: Option<&str>) -> anyhow::Result<Found<'l>> {
     let nodes: Vec<&str> = line.nodes.keys().map(String::as_str).collect();
     let node = match (node, nodes.as_slice()) {
         (Some(node), _) => node,
@@ -153,43 +170,37 @@ pub fn entry<'l>(line: &'l Line, node: Option<&str>) -> anyhow::Result<(&'l str,
             several.join(", ")
         ),
     };
-    let found = line.nodes.get_key_value(node).with_context(|| {
+    let (node, entry) = line.nodes.get_key_value(node).with_context(|| {
         format!(
             "use the line `{}` on node `{node}`: it has generations on {} only",
             line.key,
             nodes.join(", ")
         )
     })?;
-    Ok((found.0, found.1))
+    Ok(Found { line, node, entry })
 }
 
-/// The generation of that number, or the current one.
-pub fn generation<'l>(
-    line: &'l Line,
-    node: &str,
-    entry: &'l Generations,
-    number: Option<u64>,
-) -> anyhow::Result<&'l Generation> {
-    let numbers: Vec<String> = entry
-        .generations
-        .iter()
-        .map(|one| one.number.to_string())
-        .collect();
-    match number {
-        Some(number) => entry.get(number).with_context(|| {
+impl<'l> Found<'l> {
+    /// The generation of that number, or the current one.
+    pub fn generation(&self, number: Option<u64>) -> anyhow::Result<&'l Generation> {
+        let Self { line, node, entry } = self;
+        let Some(number) = number else {
+            return entry.current().with_context(|| {
+                format!(
+                    "use the line `{}` on node `{node}`: no generation is current; `arc-hook cache \
+                     rollback --to N` makes one",
+                    line.key
+                )
+            });
+        };
+        entry.get(number).with_context(|| {
+            let numbers = entry.generations.iter().map(|one| one.number.to_string());
             format!(
                 "find generation {number} of `{}` on node `{node}`: it has {}",
                 line.key,
-                numbers.join(", ")
+                numbers.collect::<Vec<_>>().join(", ")
             )
-        }),
-        None => entry.current().with_context(|| {
-            format!(
-                "use the line `{}` on node `{node}`: no generation is current; `arc-hook cache \
-                 rollback --to N` makes one",
-                line.key
-            )
-        }),
+        })
     }
 }
 
@@ -202,13 +213,7 @@ fn mounted(pod: &Pod) -> Vec<String> {
     if matches!(phase, Some("Succeeded" | "Failed")) {
         return Vec::new();
     }
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-    volumes
-        .into_iter()
-        .flatten()
-        .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-        .map(|claim| claim.claim_name.clone())
-        .collect()
+    clone::claims_of(pod).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -217,6 +222,7 @@ pub mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cache::line::tests::generation;
     use crate::cache::{Base, Lineage, Taint};
 
     /// The time of the tests.
@@ -226,32 +232,14 @@ pub mod tests {
 
     pub fn made(number: u64, time: &str, base: Option<(&str, u64)>) -> Generation {
         Generation {
-            number,
             claim: format!("cache-{number}"),
-            uid: format!("uid-{number}"),
-            size: "200Gi".to_owned(),
-            class: Some("openebs-zfspv".to_owned()),
             base: base.map(|(line, number)| Base {
                 line: line.parse().unwrap(),
                 number,
                 uid: format!("uid-{number}"),
             }),
             depth: u32::from(base.is_some()),
-            lineage: Lineage {
-                trusted: true,
-                repository: "octo/demo".to_owned(),
-                git_ref: "refs/heads/main".to_owned(),
-                sha: "ffac537e6cbbf934b08745a378932722df287a53".to_owned(),
-                run: "1658821493".to_owned(),
-                attempt: "1".to_owned(),
-                actor: "octocat".to_owned(),
-                event: "push".to_owned(),
-                workflow: "CI".to_owned(),
-                job: "build".to_owned(),
-            },
-            time: time.to_owned(),
-            superseded: None,
-            tainted: None,
+            ..generation(number, time)
         }
     }
 
@@ -346,14 +334,12 @@ pub mod tests {
     #[test]
     fn what_is_not_chosen_clearly_is_told() {
         let scene = scene();
-        let several = entry(&scene.lines[0], None).unwrap_err().to_string();
+        let several = on(&scene.lines[0], None).unwrap_err().to_string();
         assert!(several.contains("name one by `--node`"), "{several}");
-        let other = entry(&scene.lines[1], Some("node-9"))
-            .unwrap_err()
-            .to_string();
+        let other = on(&scene.lines[1], Some("node-9")).unwrap_err().to_string();
         assert!(other.contains("has generations on node-1 only"), "{other}");
-        let (node, found) = entry(&scene.lines[1], None).unwrap();
-        let missing = generation(&scene.lines[1], node, found, Some(9)).unwrap_err();
+        let found = on(&scene.lines[1], None).unwrap();
+        let missing = found.generation(Some(9)).unwrap_err();
         assert_eq!(
             missing.to_string(),
             "find generation 9 of `octo/demo/main` on node `node-1`: it has 1, 2, 3"

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 
-use super::scene::Scene;
-use super::{Chosen, Format, list, now, print, with_cluster};
+use super::scene::{self, Scene};
+use super::{Chosen, Format, list, now, print};
 use crate::cache::{Generation, Line};
+use crate::cluster::Cluster;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,7 +20,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Show {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// How to print
     #[arg(long, value_enum, default_value_t)]
@@ -27,18 +28,16 @@ pub struct Show {
 }
 
 impl Show {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            let scene = Scene::read(&cluster).await?;
-            let mut line = scene.line(&self.chosen.line)?.clone();
-            if let Some(node) = &self.chosen.node {
-                super::scene::entry(&line, Some(node))?;
-                line.nodes.retain(|name, _| name == node);
-            }
-            print(&match self.output {
-                Format::Text => described(&scene, &line, now()),
-                Format::Json => format!("{:#}\n", list::of_line(&scene, &line)),
-            })
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let scene = Scene::read(cluster).await?;
+        let mut line = scene.line(&self.chosen.line)?.clone();
+        if let Some(node) = &self.chosen.node {
+            scene::on(&line, Some(node))?;
+            line.nodes.retain(|name, _| name == node);
+        }
+        print(&match self.output {
+            Format::Text => described(&scene, &line, now()),
+            Format::Json => format!("{:#}\n", list::of_line(&scene, &line)),
         })
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::scene::{self, Scene};
-use super::{Chosen, Format, now, print, store, with_cluster};
+use super::{Chosen, Format, now, print, store};
 use crate::cache::{Generation, Key, Taint as Mark};
 use crate::cluster::Cluster;
 
@@ -22,7 +22,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Taint {
     #[command(flatten)]
-    chosen: Chosen,
+    pub chosen: Chosen,
 
     /// The generation
     generation: u64,
@@ -37,24 +37,17 @@ pub struct Taint {
 }
 
 impl Taint {
-    pub fn run(&self) -> anyhow::Result<()> {
-        with_cluster(&self.chosen.access, async |cluster| {
-            self.act(&cluster).await
-        })
-    }
-
-    async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let key = &self.chosen.line;
         let seen = Scene::read(cluster).await?;
-        let (node, entry) = scene::entry(seen.line(key)?, self.chosen.node.as_deref())?;
-        let one = scene::generation(seen.line(key)?, node, entry, Some(self.generation))?;
+        let found = seen.chosen(&self.chosen)?;
+        let (node, one) = (found.node, found.generation(Some(self.generation))?);
         let mark = Mark {
             time: now().to_string(),
             reason: self.reason.clone(),
         };
         let is_current = store::change(cluster, key, |line| {
-            let (_, entry) = scene::entry(line, Some(node))?;
-            scene::generation(line, node, entry, Some(self.generation))?;
+            scene::on(line, Some(node))?.generation(Some(self.generation))?;
             let entry = line.nodes.entry(node.to_owned()).or_default();
             for one in &mut entry.generations {
                 if one.number == self.generation {
