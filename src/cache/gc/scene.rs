@@ -1,36 +1,14 @@
-//! What no longer serves: superseded generations beyond those that are kept, and what crashes left.
-//!
-//! Nothing is taken that a line's pointer names, that a pending clone is made from, or that is
-//! younger than the grace, which is longer than a job takes from choosing a parent to having its
-//! clone, and a promotion from its first step to its last. A generation leaves its line
-//! first, by the same swap as a promotion, and is deleted then: a rollback can never meet one that
-//! is going. Everything is deleted as it was read, by uid and `resourceVersion`, so clocks that
-//! differ and two that clean at once do no harm.
+//! What there is of caches in a namespace, and what of it no longer serves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
-use super::line::Line;
-use super::pattern::Key;
-use super::{ROLE_LABEL, Role, SEALED_ANNOTATION};
-use crate::cluster::{Cluster, ClusterError, Deletion};
-use crate::config::Config;
-use crate::fault;
-
-/// How old something must be. More than `prepare_job` waits by default.
-pub const GRACE: Duration = Duration::from_mins(15);
-/// What a job waits for its pod longer than by default is added to the grace, and this.
-const MARGIN: Duration = Duration::from_mins(5);
-/// Name of the Lease by which jobs that end together do not all look.
-const LEASE: &str = "arc-hook-gc";
-/// How long it is held, and how often one looks at most.
-const LEASE_SECONDS: i32 = 60;
+use crate::cache::{Key, Line, ROLE_LABEL, Role, SEALED_ANNOTATION, clone};
+use crate::cluster::{Cluster, ClusterError};
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -70,15 +48,6 @@ pub struct Listed {
     pub number: u64,
 }
 
-/// What a run has done.
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    /// What went, or would go.
-    pub removed: Vec<Doomed>,
-    /// Why lines cannot be read.
-    pub unread: Vec<String>,
-}
-
 impl Scene {
     /// Reads it. What others change meanwhile is the same or younger than the grace.
     pub async fn read(cluster: &Cluster) -> Result<Self, ClusterError> {
@@ -90,7 +59,11 @@ impl Scene {
         let line = format!("{ROLE_LABEL}={}", Role::Line.as_str());
         let mut scene = Self {
             claims,
-            mounted: pods.iter().flat_map(mounted).collect(),
+            mounted: pods
+                .iter()
+                .flat_map(clone::claims_of)
+                .map(str::to_owned)
+                .collect(),
             ..Self::default()
         };
         for map in cluster.list::<ConfigMap>(Some(&line)).await? {
@@ -219,7 +192,7 @@ impl Scene {
         self.claims.iter().filter(is_clone).count()
     }
 
-    fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
+    pub(super) fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
         let is_it = |claim: &&PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
         self.claims.iter().find(is_it)
     }
@@ -231,16 +204,6 @@ pub(crate) fn source(claim: &PersistentVolumeClaim) -> Option<&str> {
     (source.kind == "PersistentVolumeClaim").then_some(source.name.as_str())
 }
 
-fn mounted(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-    volumes
-        .into_iter()
-        .flatten()
-        .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-        .map(|claim| claim.claim_name.clone())
-        .collect()
-}
-
 /// A time that cannot be read is young: nothing is deleted by mistake.
 fn is_older(time: &str, now: Timestamp, grace: Duration) -> bool {
     let Ok(time) = time.parse::<Timestamp>() else {
@@ -250,129 +213,14 @@ fn is_older(time: &str, now: Timestamp, grace: Duration) -> bool {
     now.as_second().saturating_sub(time.as_second()) > grace
 }
 
-/// Removes what is to go; `dry` only tells.
-pub async fn run(cluster: &Cluster, grace: Duration, dry: bool) -> Result<Report, ClusterError> {
-    let scene = Scene::read(cluster).await?;
-    let doomed = scene.doomed(Timestamp::now(), grace);
-    let mut report = Report {
-        removed: Vec::new(),
-        unread: scene.unread.clone(),
-    };
-    if dry {
-        report.removed = doomed;
-        return Ok(report);
-    }
-    let stay = unlist(cluster, &scene, &doomed).await?;
-    fault::point("unlisted");
-    for one in doomed {
-        if one
-            .listed
-            .as_ref()
-            .is_some_and(|listed| stay.contains(&listed.line))
-        {
-            continue;
-        }
-        let went = match scene.claim(&one.claim) {
-            Some(claim) => cluster.delete_as_read(claim).await? == Deletion::Begun,
-            // It was only listed.
-            None => true,
-        };
-        if went {
-            report.removed.push(one);
-        }
-    }
-    Ok(report)
-}
-
-/// Takes generations out of their lines; returns the lines that someone else changed meanwhile.
-async fn unlist(
-    cluster: &Cluster,
-    scene: &Scene,
-    doomed: &[Doomed],
-) -> Result<BTreeSet<Key>, ClusterError> {
-    let mut by_line: BTreeMap<&Key, Vec<&Listed>> = BTreeMap::new();
-    for listed in doomed.iter().filter_map(|one| one.listed.as_ref()) {
-        by_line.entry(&listed.line).or_default().push(listed);
-    }
-    let mut stay = BTreeSet::new();
-    for (key, gone) in by_line {
-        let Some(mut line) = scene.lines.iter().find(|line| line.key == *key).cloned() else {
-            continue;
-        };
-        for listed in gone {
-            if let Some(entry) = line.nodes.get_mut(&listed.node) {
-                entry.generations.retain(|one| one.number != listed.number);
-            }
-        }
-        if cluster
-            .replace::<ConfigMap>(&line.to_config_map())
-            .await?
-            .is_none()
-        {
-            stay.insert(key.clone());
-        }
-    }
-    Ok(stay)
-}
-
-/// Cleans at the end of a job, unless another does or has just done so.
-pub async fn after_job(cluster: &Cluster, config: &Config) -> Result<(), ClusterError> {
-    let Some(lease) = acquire(cluster, &config.pod_name).await? else {
-        return Ok(());
-    };
-    let grace = GRACE.max(config.prepare_timeout + MARGIN);
-    let report = run(cluster, grace, false).await;
-    release(cluster, lease).await;
-    let report = report?;
-    if !report.removed.is_empty() {
-        tracing::debug!(?report, "old generations removed");
-    }
-    Ok(())
-}
-
-async fn acquire(cluster: &Cluster, holder: &str) -> Result<Option<Lease>, ClusterError> {
-    let now = Timestamp::now();
-    let held = |metadata: ObjectMeta| Lease {
-        metadata,
-        spec: Some(LeaseSpec {
-            holder_identity: Some(holder.to_owned()),
-            lease_duration_seconds: Some(LEASE_SECONDS),
-            renew_time: Some(MicroTime(now)),
-            ..LeaseSpec::default()
-        }),
-    };
-    let Some(found) = cluster.get::<Lease>(LEASE).await? else {
-        let metadata = ObjectMeta {
-            name: Some(LEASE.to_owned()),
-            ..ObjectMeta::default()
-        };
-        return cluster.create_new(&held(metadata)).await;
-    };
-    let renewed = found
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.renew_time.as_ref());
-    let since = renewed.map_or(i64::MAX, |time| now.as_second() - time.0.as_second());
-    if since < i64::from(LEASE_SECONDS) {
-        return Ok(None);
-    }
-    cluster.replace(&held(found.metadata)).await
-}
-
-/// Best effort: it runs out by itself.
-async fn release(cluster: &Cluster, mut lease: Lease) {
-    if let Some(spec) = &mut lease.spec {
-        spec.holder_identity = None;
-    }
-    let _ = cluster.replace(&lease).await;
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::GRACE;
     use super::*;
-    use crate::cache::line::{Generation, Lineage};
+    use crate::cache::Generation;
+    use crate::cache::line::tests::generation;
 
     const NOW: &str = "2026-01-02T00:00:00Z";
     const OLD: &str = "2026-01-01T00:00:00Z";
@@ -395,17 +243,9 @@ mod tests {
         let entry = line.nodes.entry("n1".to_owned()).or_default();
         for number in 1..=last {
             entry.promote(Generation {
-                number,
                 claim: format!("g{number}"),
                 uid: format!("uid-g{number}"),
-                size: "1Gi".to_owned(),
-                class: None,
-                base: None,
-                depth: 0,
-                lineage: Lineage::default(),
-                time: OLD.to_owned(),
-                superseded: None,
-                tainted: None,
+                ..generation(number, OLD)
             });
         }
         line
