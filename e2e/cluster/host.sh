@@ -46,9 +46,11 @@ restore_host() {
 RULE=(-m comment --comment arc-hook-e2e)
 
 # The bridge is the node's address (which must not be a loopback one) and the pods'
-# gateway.
+# gateway. Without a hardware address of its own it has the lowest of its ports', and
+# when that pod goes, the others speak to nobody until they ask again, a minute or more.
 make_network() {
-  ip link add "$BRIDGE" type bridge
+  # shellcheck disable=SC2046,SC2086  # four numbers
+  ip link add "$BRIDGE" address "$(printf '0a:58:%02x:%02x:%02x:%02x' ${NODE_IP//./ })" type bridge
   ip addr add "$NODE_IP/24" dev "$BRIDGE"
   ip link set "$BRIDGE" up
   # A machine with Docker drops what it forwards, also between ports of a bridge.

@@ -34,9 +34,9 @@ enum Command {
         /// Only those with this text in their names.
         #[arg(long, default_value = "")]
         filter: String,
-        /// For whatever is random; printed, so that a run can be repeated.
-        #[arg(long)]
-        seed: Option<u64>,
+        /// For whatever is random. Without it every run is like the last.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         /// So many at a time at most.
         #[arg(long, default_value_t = 3)]
         lanes: usize,
@@ -109,11 +109,7 @@ fn list() {
     }
 }
 
-async fn run(filter: &str, seed: Option<u64>, lanes: usize) -> anyhow::Result<bool> {
-    let seed = seed.unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.map_or(1, |now| now.as_secs())
-    });
+async fn run(filter: &str, seed: u64, lanes: usize) -> anyhow::Result<bool> {
     let chosen: Vec<Scenario> = scenarios::all()
         .into_iter()
         .filter(|scenario| scenario.name.contains(filter))
