@@ -78,14 +78,13 @@ impl Manifest {
         })
     }
 
-    /// Begins to take over another side's.
-    pub fn replace(&self) -> io::Result<Replacement> {
-        let temporary = self.path.with_extension("whole");
-        Ok(Replacement {
-            file: private(&temporary)?,
-            temporary,
-            path: self.path.clone(),
-        })
+    /// Takes over another side's, if it sends one.
+    #[must_use]
+    pub fn intake(&self) -> Intake<'_> {
+        Intake {
+            manifest: self,
+            file: None,
+        }
     }
 }
 
@@ -176,23 +175,34 @@ impl Changed {
     }
 }
 
-/// Another side's manifest on its way.
+/// Another side's manifest, which comes in pieces, or not at all.
 #[derive(Debug)]
-pub struct Replacement {
-    file: File,
-    temporary: PathBuf,
-    path: PathBuf,
+pub struct Intake<'m> {
+    manifest: &'m Manifest,
+    file: Option<File>,
 }
 
-impl Replacement {
+impl Intake<'_> {
     /// Takes in a piece.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+    pub fn take_in(&mut self, piece: &[u8]) -> io::Result<()> {
+        let temporary = self.temporary();
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(private(&temporary)?),
+        };
+        file.write_all(piece)
     }
 
-    /// From now on it counts.
-    pub fn commit(self) -> io::Result<()> {
-        std::fs::rename(&self.temporary, &self.path)
+    /// All pieces have come: from now on they count, if there were any.
+    pub fn complete(&mut self) -> io::Result<()> {
+        match self.file.take() {
+            Some(_) => std::fs::rename(self.temporary(), &self.manifest.path),
+            None => Ok(()),
+        }
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.manifest.path.with_extension("whole")
     }
 }
 

@@ -21,6 +21,7 @@
 //! differs, [`changes`] sends it, [`extract`] takes it in.
 
 pub mod changes;
+mod connection;
 pub mod entry;
 pub mod extract;
 pub mod frame;

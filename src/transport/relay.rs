@@ -3,38 +3,28 @@
 //! One process per connection. It ends when its connection does; the step goes on, and the next
 //! relay takes it over where the log broke off.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FlockOperation, OFlags};
 
 use super::changes::{LIMITS, Limits, NO_LIMITS, Sender};
+use super::connection::{Archive, Connection, Log};
 use super::entry::{Entries, Entry, Kind as What};
 use super::extract::Extractor;
-use super::frame::{self, Begin, Decoder, Fetch, Frame, Hello, Kind, PIECE, Root, Selection};
+use super::frame::{Begin, Fetch, Frame, Hello, Kind, PIECE, Root, Selection};
 use super::manifest::{Changed, Manifest};
 use super::walk::Walk;
-use crate::spool::client::{Liveness, Pulse, RunningStep, StepError};
+use crate::spool::client::{Liveness, RunningStep, StepError};
 use crate::spool::directory::Directory;
-use crate::spool::signals::{Raise, Signals};
 use crate::spool::{Exit, Nonce, PROTOCOL, READY, RECORD_LIMIT, StepRequest};
 
-/// How long a hook may say nothing. It pings every few seconds.
-const SILENCE: Duration = Duration::from_mins(1);
-/// How often the hook is told that the relay is alive.
-const BEAT: Duration = Duration::from_secs(1);
 /// How often a record is looked for that will come soon.
 const LOOK: Duration = Duration::from_millis(5);
-/// Frames that wait for the one before to be dealt with.
-const QUEUE: usize = 8;
 /// Written beside the program once the runner's other programs have been copied.
 pub const EXTERNALS: &str = "externals.complete";
 
@@ -54,13 +44,8 @@ impl RelayArgs {
     /// # Errors
     /// The connection broke, or what was asked for could not be done; then the hook has been told.
     pub fn run(&self) -> anyhow::Result<()> {
-        let connection = Arc::new(Connection::open()?);
-        let (frames, incoming) = sync_channel(QUEUE);
-        let reader = Arc::clone(&connection);
-        std::thread::spawn(move || reader.listen(&frames));
-        let spool = Directory::open(&self.spool)?;
-        let heart = Arc::clone(&connection);
-        std::thread::spawn(move || heart.beat(&spool));
+        let (connection, incoming) = Connection::open()?;
+        connection.begin_to_beat(Directory::open(&self.spool)?);
         let relay = Relay {
             connection: &connection,
             incoming,
@@ -84,166 +69,6 @@ impl RelayArgs {
             }
         }
         path.to_owned()
-    }
-}
-
-/// Standard input and output, and what other threads must know of them.
-#[derive(Debug)]
-struct Connection {
-    out: Mutex<OwnedFd>,
-    started: Instant,
-    /// When the hook was last heard, in milliseconds since the start.
-    heard: AtomicU64,
-    lost: AtomicBool,
-    arrived: Arc<AtomicU64>,
-    cancel: Raise,
-    signals: Mutex<Option<Signals>>,
-    /// The step's lock, until it is held.
-    lock: Mutex<Option<File>>,
-}
-
-impl Connection {
-    fn open() -> io::Result<Self> {
-        let out = io::stdout().as_fd().try_clone_to_owned()?;
-        let flags = rustix::fs::fcntl_getfl(&out)?;
-        rustix::fs::fcntl_setfl(&out, flags | OFlags::NONBLOCK)?;
-        let (signals, cancel) = Signals::raised_by_hand()?;
-        Ok(Self {
-            out: Mutex::new(out),
-            started: Instant::now(),
-            heard: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
-            arrived: Arc::new(AtomicU64::new(0)),
-            cancel,
-            signals: Mutex::new(Some(signals)),
-            lock: Mutex::new(None),
-        })
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn is_lost(&self) -> bool {
-        let silence = self
-            .now()
-            .saturating_sub(self.heard.load(Ordering::Acquire));
-        self.lost.load(Ordering::Acquire) || u128::from(silence) > SILENCE.as_millis()
-    }
-
-    /// Reads frames until the hook goes.
-    fn listen(&self, frames: &SyncSender<Frame>) {
-        let mut decoder = Decoder::default();
-        let mut buffer = vec![0; PIECE];
-        let mut stdin = io::stdin().lock();
-        'connection: while let Ok(count @ 1..) = stdin.read(&mut buffer) {
-            self.heard.store(self.now(), Ordering::Release);
-            decoder.push(&buffer[..count]);
-            loop {
-                match decoder.take() {
-                    Ok(None) => break,
-                    Err(_) => break 'connection,
-                    Ok(Some(frame)) => match frame.kind {
-                        Kind::Ping => {}
-                        Kind::Cancel => self.cancel.interrupt(),
-                        Kind::Got => {
-                            let arrived = frame.number().unwrap_or(0);
-                            self.arrived.fetch_max(arrived, Ordering::AcqRel);
-                        }
-                        _ if frames.send(frame).is_err() => break 'connection,
-                        _ => {}
-                    },
-                }
-            }
-        }
-        self.lost.store(true, Ordering::Release);
-        self.cancel.wake();
-    }
-
-    /// Sends a frame, waiting for room as long as there is a hook.
-    fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
-        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(&out, &frame::header(kind, bytes.len()))?;
-        self.write(&out, bytes)
-    }
-
-    fn write(&self, out: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::write(out, bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => {
-                    if self.is_lost() {
-                        return Err(io::ErrorKind::ConnectionAborted.into());
-                    }
-                    let mut waits = [PollFd::new(out, PollFlags::OUT)];
-                    let timeout = Timespec::try_from(BEAT).ok();
-                    let _ = rustix::event::poll(&mut waits, timeout.as_ref());
-                }
-                Err(errno) => {
-                    self.lost.store(true, Ordering::Release);
-                    return Err(errno.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn json(&self, kind: Kind, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        let bytes = serde_json::to_vec(value).context("encode an answer")?;
-        Ok(self.send(kind, &bytes)?)
-    }
-
-    /// Tells the hook now and then that the relay is alive, and how long the supervisor has been
-    /// silent; takes the step's lock when it becomes free.
-    fn beat(&self, spool: &Directory) {
-        let mut pulse = Pulse::new();
-        while !self.is_lost() {
-            let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            lock.take_if(|lock| {
-                rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-            });
-            drop(lock);
-            let silence = pulse.quiet_for(spool).as_secs();
-            if self.send(Kind::Beat, &silence.to_le_bytes()).is_err() {
-                return;
-            }
-            std::thread::sleep(BEAT);
-        }
-    }
-}
-
-/// A step's log on its way to the hook.
-struct Log<'c>(&'c Connection);
-
-impl Write for Log<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for piece in bytes.chunks(PIECE) {
-            self.0.send(Kind::Log, piece)?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.0.is_lost() {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        Ok(())
-    }
-}
-
-/// An archive on its way to the hook.
-struct Archive<'c>(&'c Connection);
-
-impl Write for Archive<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = &bytes[..bytes.len().min(PIECE)];
-        self.0.send(Kind::Archive, piece)?;
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -360,23 +185,14 @@ impl Relay<'_> {
     /// Takes in what the hook sends before a step. The request comes last.
     fn receive(&self, begin: &Begin) -> anyhow::Result<Option<StepRequest>> {
         let mut extractor: Option<Extractor> = None;
-        let mut replacement = None;
+        let mut intake = self.manifest.intake();
         let mut request = None;
         loop {
             let frame = self.next()?;
             match frame.kind {
-                Kind::Manifest => {
-                    if replacement.is_none() {
-                        replacement = Some(self.manifest.replace()?);
-                    }
-                    if let Some(replacement) = &mut replacement {
-                        replacement.write(&frame.bytes)?;
-                    }
-                }
+                Kind::Manifest => intake.take_in(&frame.bytes)?,
                 Kind::Archive => {
-                    if let Some(replacement) = replacement.take() {
-                        replacement.commit()?;
-                    }
+                    intake.complete()?;
                     let extractor = match &mut extractor {
                         Some(extractor) => extractor,
                         none => none.insert(self.extractor(begin)?),
@@ -426,7 +242,7 @@ impl Relay<'_> {
             None => RunningStep::take_over(id.clone(), self.spool.again()?)?,
             Some(request) => {
                 while begin.externals && !self.has_externals()? {
-                    if self.connection.cancel.is_raised() {
+                    if self.connection.is_cancelled() {
                         bail!("the step was cancelled before it began");
                     }
                     self.pause()?;
@@ -452,11 +268,7 @@ impl Relay<'_> {
         // The relay before this one may still have it.
         if !step.hold() {
             let lock = step.lock().context("hold the step's lock")?;
-            *self
-                .connection
-                .lock
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(lock);
+            self.connection.hold_when_free(lock);
         }
         self.connection.send(Kind::Accepted, &[])?;
         Ok(step)
@@ -478,10 +290,7 @@ impl Relay<'_> {
     fn follow(&self, step: &mut RunningStep) -> anyhow::Result<Exit> {
         let signals = self
             .connection
-            .signals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+            .signals()
             .context("follow the step: it was followed before")?;
         let followed = step.follow(&mut Log(self.connection), &signals, &mut Told);
         if let Err(StepError::Stuck) = followed {
@@ -495,24 +304,15 @@ impl Relay<'_> {
 
     /// Sends what the hook wants back, until it is content.
     fn give_back(&self, begin: &Begin, step: Option<&RunningStep>) -> anyhow::Result<()> {
-        let mut replacement = None;
+        let mut intake = self.manifest.intake();
         let mut changed: Option<Changed> = None;
         let mut discard = Vec::new();
         loop {
             let frame = self.next()?;
             match frame.kind {
-                Kind::Manifest => {
-                    if replacement.is_none() {
-                        replacement = Some(self.manifest.replace()?);
-                    }
-                    if let Some(replacement) = &mut replacement {
-                        replacement.write(&frame.bytes)?;
-                    }
-                }
+                Kind::Manifest => intake.take_in(&frame.bytes)?,
                 Kind::Fetch => {
-                    if let Some(replacement) = replacement.take() {
-                        replacement.commit()?;
-                    }
+                    intake.complete()?;
                     let fetch: Fetch =
                         serde_json::from_slice(&frame.bytes).context("read what is wanted back")?;
                     changed = self.fetch(begin, &fetch)?;
