@@ -3,8 +3,10 @@
 pub mod api;
 pub mod await_pod;
 pub mod caches;
+pub mod carry;
 pub mod cleanup_job;
 mod crossing;
+mod exchange;
 pub mod hint;
 pub mod init;
 pub mod leftovers;

@@ -4,9 +4,10 @@ use std::io;
 
 use anyhow::Context as _;
 
+use super::carry::Carried;
 use super::hint::Tail;
 use super::output;
-use super::remote::{Carried, Remote};
+use super::remote::Remote;
 use super::step_files::StepFiles;
 use super::step_log::{PathCommands, StepLog};
 use crate::config::{self, Config};

@@ -1,0 +1,324 @@
+//! What is done over a connection that may break: a pod prepared, a step run, files brought back.
+//!
+//! A step has its name before it is sent. A connection that breaks is made anew, and goes on at the
+//! byte of the log that arrived; a step that was handed over is never sent again.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::crossing::{
+    Break, Crossing, await_acceptance, commit, follow, hello, look_at_signals, rest,
+};
+use super::link::{Link, LinkError};
+use super::remote::Remote;
+use super::step_files::{self, Returned};
+use crate::spool::client::{self, Liveness, StepError};
+use crate::spool::signals::Signals;
+use crate::spool::{Exit, Nonce, Ready, StepRequest};
+use crate::transport::frame::{Hello, Kind};
+
+/// How long a step goes on while no relay speaks for its hook.
+const ALONE: u32 = 5 * 60;
+/// How long connections that break are made anew when only files are to come.
+const REFRESH: Duration = Duration::from_mins(5);
+/// Pauses between attempts at a connection.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a step left.
+#[derive(Debug)]
+pub struct Carried {
+    /// Its end.
+    pub ended: Result<Exit, StepError>,
+    /// Directories for `PATH`.
+    pub entries: anyhow::Result<Vec<String>>,
+}
+
+impl Remote<'_> {
+    /// Waits for the supervisor, and gives the pod what the runner has. `None` when a signal came
+    /// first.
+    pub fn prepare(
+        &self,
+        entry: Option<&StepRequest>,
+        signals: &Signals,
+        liveness: &mut dyn Liveness,
+        within: Duration,
+    ) -> anyhow::Result<Option<Ready>> {
+        let what = format!("copy the runner's files to pod `{}`", self.pod);
+        let once = || self.prepare_once(entry, signals);
+        persist(&what, within, signals, Some(liveness), once)
+    }
+
+    fn prepare_once(&self, entry: Option<&StepRequest>, signals: &Signals) -> Result<Ready, Break> {
+        let next = Nonce::random().map_err(StepError::Name)?;
+        let mut link = Link::open(self.api, self.pod)?;
+        link.send_json(Kind::Begin, &self.begin(None, &next))?;
+        let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
+        let ready = client::check_ready(hello.ready.to_string().as_bytes(), self.nonce)?;
+        let Some(_lock) = self.lock(Some(signals))? else {
+            return Err(LinkError::Cancelled.into());
+        };
+        let mut files = Vec::new();
+        if let Some(entry) = entry {
+            files.push((
+                "spool/entry.json".to_owned(),
+                self.memory.write_entry(entry)?,
+            ));
+        }
+        let changed = self.send_files(&mut link, &hello, &next, &files, signals)?;
+        link.expect(Kind::Accepted, Some(signals))?;
+        commit(changed)?;
+        link.finish();
+        Ok(ready)
+    }
+
+    /// Brings what changed in the workspace to the runner, when no step of this pod has.
+    pub fn refresh(&self, signals: &Signals) -> anyhow::Result<()> {
+        let what = "take the action's files over to the runner";
+        persist(what, REFRESH, signals, None, || self.refresh_once(signals)).map(drop)
+    }
+
+    fn refresh_once(&self, signals: &Signals) -> Result<(), Break> {
+        let name = || Nonce::random().map_err(StepError::Name);
+        let (next, last) = (&name()?, &name()?);
+        let mut link = Link::open(self.api, self.pod)?;
+        link.send_json(Kind::Begin, &self.begin(None, next))?;
+        let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
+        let Some(lock) = self.lock(Some(signals))? else {
+            return Err(LinkError::Cancelled.into());
+        };
+        let changed = self.send_files(&mut link, &hello, next, &[], signals)?;
+        link.expect(Kind::Accepted, Some(signals))?;
+        commit(changed)?;
+        drop(lock);
+        let returned = Returned::nothing(self.memory.directory(), next)?;
+        let fetched = self.fetch(&mut link, &[], (None, last), &returned, signals);
+        let _ = returned.hand_over();
+        fetched?;
+        link.finish();
+        Ok(())
+    }
+
+    /// Runs a step in the pod. What comes back has reached the runner, however it ended.
+    pub fn carry(
+        &self,
+        request: &StepRequest,
+        externals: bool,
+        log: &mut dyn Write,
+        signals: &Signals,
+        liveness: &mut dyn Liveness,
+    ) -> anyhow::Result<Carried> {
+        let name = || Nonce::random().context("make a name for the step");
+        let request = StepRequest {
+            alone: ALONE,
+            ..request.clone()
+        };
+        let mut crossing = Crossing {
+            request: &request,
+            id: name()?,
+            next: name()?,
+            last: name()?,
+            scripts: step_files::scripts(&request.argv),
+            externals,
+            orphans: self.memory.orphaned_steps(),
+            offset: 0,
+            told: 0,
+            sent: false,
+            accepted: false,
+            pending: None,
+            exit: None,
+            give_up: None,
+            examined: Instant::now(),
+        };
+        let held = self.memory.hold_step(&crossing.id)?;
+        let returned = Returned::begin(self.config, self.memory.directory(), &crossing.id)?;
+        let ended = self.cross(&mut crossing, &returned, log, signals, liveness);
+        for orphan in &crossing.orphans {
+            self.memory.forget_step(orphan);
+        }
+        drop(held);
+        self.memory.forget_step(&crossing.id);
+        let entries = returned.hand_over();
+        Ok(match ended {
+            Ok(exit) => Carried {
+                ended: Ok(exit),
+                entries,
+            },
+            // The step has ended, and what it left is lost.
+            Err(Break::Files(error)) => match crossing.exit {
+                Some(exit) => Carried {
+                    ended: Ok(exit),
+                    entries: Err(error),
+                },
+                None => return Err(error),
+            },
+            Err(Break::Step(error)) => Carried {
+                ended: Err(error),
+                entries,
+            },
+            Err(Break::Link(LinkError::Lost(_) | LinkError::Refused(_)))
+                if signals.received().is_some() && !crossing.accepted =>
+            {
+                Carried {
+                    ended: Err(StepError::Cancelled),
+                    entries,
+                }
+            }
+            Err(Break::Link(error)) => Carried {
+                ended: Err(match error {
+                    LinkError::Cancelled => StepError::Cancelled,
+                    LinkError::Lost(cause) | LinkError::Refused(cause) => {
+                        StepError::Dead(anyhow::anyhow!(cause))
+                    }
+                }),
+                entries,
+            },
+        })
+    }
+
+    /// Makes connections until one has brought everything.
+    fn cross(
+        &self,
+        crossing: &mut Crossing<'_>,
+        returned: &Returned<'_>,
+        log: &mut dyn Write,
+        signals: &Signals,
+        liveness: &mut dyn Liveness,
+    ) -> Result<Exit, Break> {
+        let mut pause = FIRST_PAUSE;
+        let mut silent_since = None;
+        loop {
+            let offset = (crossing.offset, crossing.accepted);
+            let cause = match self.attempt(crossing, returned, log, signals, liveness) {
+                Err(Break::Link(LinkError::Lost(cause))) => cause,
+                ended => return ended,
+            };
+            tracing::debug!(cause, offset = crossing.offset, "connection lost");
+            if offset != (crossing.offset, crossing.accepted) {
+                // It came further than the one before.
+                pause = FIRST_PAUSE;
+                silent_since = None;
+                liveness.revived();
+            }
+            look_at_signals(crossing, signals, None)?;
+            if crossing.give_up.is_some() && !crossing.sent {
+                return Err(LinkError::Cancelled.into());
+            }
+            let silence = silent_since.get_or_insert_with(Instant::now).elapsed();
+            if let Some(death) = liveness.examine(silence) {
+                return Err(StepError::Dead(death.context(cause)).into());
+            }
+            rest(&mut pause);
+        }
+    }
+
+    /// One connection: from handing the step over, or taking it up again, to its end.
+    fn attempt(
+        &self,
+        crossing: &mut Crossing<'_>,
+        returned: &Returned<'_>,
+        log: &mut dyn Write,
+        signals: &Signals,
+        liveness: &mut dyn Liveness,
+    ) -> Result<Exit, Break> {
+        let mut link = Link::open(self.api, self.pod)?;
+        link.send_json(Kind::Begin, &self.begin(Some(crossing), &crossing.next))?;
+        let waiting = (!crossing.sent).then_some(signals);
+        let hello = hello(&link.expect(Kind::Hello, waiting)?.bytes)?;
+        if hello.known {
+            crossing.sent = true;
+            await_acceptance(&mut link, crossing, signals)?;
+        } else if crossing.accepted {
+            return Err(StepError::Dead(anyhow::anyhow!(
+                "pod `{}` does not know the step any more that it had begun; a process of the job \
+                 may have removed its files",
+                self.pod
+            ))
+            .into());
+        } else {
+            self.send_step(&mut link, &hello, crossing, returned, signals)?;
+        }
+        let exit = follow(&mut link, crossing, log, signals, liveness)?;
+        crossing.exit = Some(exit.clone());
+        self.fetch(
+            &mut link,
+            &crossing.scripts,
+            (crossing.give_up, &crossing.last),
+            returned,
+            signals,
+        )?;
+        link.finish();
+        Ok(exit)
+    }
+
+    fn send_step(
+        &self,
+        link: &mut Link<'_>,
+        hello: &Hello,
+        crossing: &mut Crossing<'_>,
+        returned: &Returned<'_>,
+        signals: &Signals,
+    ) -> Result<(), Break> {
+        let Some(lock) = self.lock(Some(signals))? else {
+            return Err(LinkError::Cancelled.into());
+        };
+        let mut files = Vec::new();
+        for (name, path) in returned.commands() {
+            files.push((format!("commands/{name}"), path.to_owned()));
+        }
+        for name in &crossing.scripts {
+            files.push((format!("temp/{name}"), self.config.paths.temp.join(name)));
+        }
+        if self.sources.is_empty() {
+            files.push(("workflow/event.json".to_owned(), self.config.event.clone()));
+        }
+        crossing.pending = self.send_files(link, hello, &crossing.next, &files, signals)?;
+        let request = serde_json::to_vec(crossing.request).context("encode the request")?;
+        crossing.sent = true;
+        link.send(Kind::Request, &request)?;
+        // Until the step is accepted nobody else may change the manifest.
+        await_acceptance(link, crossing, signals)?;
+        drop(lock);
+        Ok(())
+    }
+}
+
+/// Does something that takes one whole connection, on as many as it takes. `None` when a signal
+/// came first.
+fn persist<T>(
+    what: &str,
+    within: Duration,
+    signals: &Signals,
+    mut liveness: Option<&mut dyn Liveness>,
+    once: impl Fn() -> Result<T, Break>,
+) -> anyhow::Result<Option<T>> {
+    let begun = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let cause = match once() {
+            Ok(done) => return Ok(Some(done)),
+            Err(Break::Link(LinkError::Cancelled)) => return Ok(None),
+            Err(Break::Link(LinkError::Lost(cause))) => cause,
+            Err(Break::Link(LinkError::Refused(cause))) => anyhow::bail!(cause),
+            Err(Break::Step(error)) => return Err(error.into()),
+            Err(Break::Files(error)) => return Err(error),
+        };
+        tracing::debug!(cause, "connection lost");
+        if signals.received().is_some() {
+            return Ok(None);
+        }
+        if let Some(liveness) = &mut liveness
+            && let Some(death) = liveness.examine(begun.elapsed())
+        {
+            return Err(death.context(cause));
+        }
+        if begun.elapsed() >= within {
+            anyhow::bail!(
+                "{what}: {cause}, again and again for {} s",
+                within.as_secs()
+            );
+        }
+        rest(&mut pause);
+    }
+}
