@@ -18,9 +18,7 @@ use crate::spool::directory::Directory;
 use crate::spool::signals::{Raise, Signals};
 
 /// How often the hook is told that the relay is alive.
-const BEAT: Duration = Duration::from_secs(1);
-/// How long a hook may say nothing. It pings every few seconds.
-const SILENCE: Duration = Duration::from_mins(1);
+pub(super) const BEAT: Duration = Duration::from_secs(1);
 
 /// Frames that wait for the one before to be dealt with.
 const QUEUE: usize = 8;
@@ -30,6 +28,8 @@ const QUEUE: usize = 8;
 pub(super) struct Connection {
     out: Mutex<OwnedFd>,
     started: Instant,
+    /// How long the hook may say nothing.
+    patience: Duration,
     /// When the hook was last heard, in milliseconds since the start.
     heard: AtomicU64,
     lost: AtomicBool,
@@ -43,7 +43,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Begins to read; what is for the relay itself comes out of the queue.
-    pub(super) fn open() -> io::Result<(Arc<Self>, Receiver<Frame>)> {
+    pub(super) fn open(patience: Duration) -> io::Result<(Arc<Self>, Receiver<Frame>)> {
         let out = io::stdout().as_fd().try_clone_to_owned()?;
         let flags = rustix::fs::fcntl_getfl(&out)?;
         rustix::fs::fcntl_setfl(&out, flags | OFlags::NONBLOCK)?;
@@ -51,6 +51,7 @@ impl Connection {
         let connection = Arc::new(Self {
             out: Mutex::new(out),
             started: Instant::now(),
+            patience,
             heard: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             arrived: Arc::new(AtomicU64::new(0)),
@@ -95,7 +96,7 @@ impl Connection {
         let silence = self
             .now()
             .saturating_sub(self.heard.load(Ordering::Acquire));
-        self.lost.load(Ordering::Acquire) || u128::from(silence) > SILENCE.as_millis()
+        self.lost.load(Ordering::Acquire) || u128::from(silence) > self.patience.as_millis()
     }
 
     /// Reads frames until the hook goes.

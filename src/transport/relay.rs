@@ -7,13 +7,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
 use super::changes::{LIMITS, Limits, NO_LIMITS, Sender};
-use super::connection::{Archive, Connection, Log};
+use super::connection::{Archive, BEAT, Connection, Log};
 use super::entry::{Entries, Entry, Kind as What};
 use super::extract::Extractor;
 use super::frame::{Begin, Fetch, Frame, Hello, Kind, PIECE, Root, Selection};
@@ -36,6 +36,9 @@ pub struct RelayArgs {
     /// Where a directory of the container is, if it is not there
     #[arg(long = "map", value_name = "PATH=PATH", hide = true)]
     maps: Vec<String>,
+    /// How long the hook may say nothing, in seconds; it pings every few
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, hide = true)]
+    silence: u64,
 }
 
 impl RelayArgs {
@@ -44,7 +47,7 @@ impl RelayArgs {
     /// # Errors
     /// The connection broke, or what was asked for could not be done; then the hook has been told.
     pub fn run(&self) -> anyhow::Result<()> {
-        let (connection, incoming) = Connection::open()?;
+        let (connection, incoming) = Connection::open(Duration::from_secs(self.silence))?;
         connection.begin_to_beat(Directory::open(&self.spool)?);
         let relay = Relay {
             connection: &connection,
@@ -94,8 +97,15 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
+    /// The next frame. A hook that says nothing for too long is gone, though the connection stands.
     fn next(&self) -> anyhow::Result<Frame> {
-        self.incoming.recv().context("the hook is gone")
+        loop {
+            match self.incoming.recv_timeout(BEAT) {
+                Ok(frame) => return Ok(frame),
+                Err(RecvTimeoutError::Timeout) if !self.connection.is_lost() => {}
+                Err(_) => bail!("the hook is gone"),
+            }
+        }
     }
 
     fn serve(&self) -> anyhow::Result<()> {

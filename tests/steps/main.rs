@@ -5,6 +5,7 @@
 
 mod attacks;
 mod job;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::fs;
