@@ -100,6 +100,8 @@ pub struct State {
     pub claims_wait: bool,
     /// What befalls connections to programs in containers, one after the other.
     pub cuts: VecDeque<Cut>,
+    /// The program that is run in containers in place of the relay: one of another version.
+    pub relay: Option<std::path::PathBuf>,
     pub(crate) supervisors: BTreeMap<String, Child>,
     /// Work volumes of the runners.
     pub(crate) works: Vec<std::path::PathBuf>,
@@ -115,6 +117,10 @@ pub enum Cut {
     Output(usize),
     /// It breaks after so many bytes of the program's input.
     Input(usize),
+    /// It stands, and after so many bytes of the program's output nothing comes any more.
+    Mute(usize),
+    /// The program's input passes in small pieces, with a pause after each.
+    Trickle,
 }
 
 /// The running server.

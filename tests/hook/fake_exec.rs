@@ -15,6 +15,9 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use crate::fake_api::{Answer, BINARY, Cut, State, status, text};
 
+/// After each piece that trickles.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// Answers an upgrade, and starts the program that the query names.
 pub fn start(
     state: &Arc<Mutex<State>>,
@@ -35,7 +38,8 @@ pub fn start(
         .map(|word| word.replace("%2F", "/"))
         .map(|word| word.replace("/__hook/spool", own.join("spool").to_str().unwrap()))
         .collect();
-    let child = Command::new(BINARY)
+    let relay = state.relay.clone().unwrap_or_else(|| BINARY.into());
+    let child = Command::new(relay)
         .args(&words[1..])
         .args(["--map", &map("/__hook/spool", "spool")])
         .args(["--map", &map("/__hook", "hook")])
@@ -80,9 +84,13 @@ where
     let mut stdout = child.stdout.take().unwrap();
     let mut stderr = child.stderr.take().unwrap();
     let (mut input, mut output) = match cut {
-        Cut::None => (usize::MAX, usize::MAX),
+        Cut::None | Cut::Mute(_) | Cut::Trickle => (usize::MAX, usize::MAX),
         Cut::Input(bytes) => (bytes, usize::MAX),
         Cut::Output(bytes) => (usize::MAX, bytes),
+    };
+    let mut audible = match cut {
+        Cut::Mute(bytes) => bytes,
+        _ => usize::MAX,
     };
     let mut buffer = vec![0; 8192];
     let mut words = vec![0; 1024];
@@ -92,6 +100,9 @@ where
                 Some(Ok(Message::Binary(bytes))) if bytes.first() == Some(&0) => {
                     let bytes = &bytes[1..];
                     let passing = bytes.len().min(input);
+                    if matches!(cut, Cut::Trickle) {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                     if let Some(stdin) = &mut stdin {
                         let _ = stdin.write_all(&bytes[..passing]).await;
                         let _ = stdin.flush().await;
@@ -105,17 +116,18 @@ where
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
             },
-            count = stdout.read(&mut buffer) => {
+            count = stdout.read(&mut buffer), if audible > 0 => {
                 let count = count.unwrap_or(0);
                 if count == 0 {
                     break;
                 }
-                let passing = count.min(output);
+                let passing = count.min(output).min(audible);
                 let message = [&[1], &buffer[..passing]].concat();
                 if socket.send(Message::Binary(Bytes::from(message))).await.is_err() {
                     return;
                 }
                 output -= passing;
+                audible -= passing;
                 if output == 0 {
                     return;
                 }

@@ -5,6 +5,7 @@
 mod actions;
 mod caches;
 mod cluster;
+mod connections;
 mod copies;
 mod doctor;
 mod failures;

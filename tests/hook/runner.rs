@@ -302,7 +302,7 @@ pub fn service(image: &str) -> Value {
 }
 
 /// Waits for something to become true.
-pub fn until(what: &str, condition: impl Fn() -> bool) {
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < end, "waited in vain until {what}");
