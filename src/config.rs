@@ -180,6 +180,9 @@ pub struct Config {
     pub log: Option<String>,
     /// `ARC_HOOK_METRICS_FILE`: where calls are summed up for Prometheus.
     pub metrics: Option<PathBuf>,
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, or `OTEL_EXPORTER_OTLP_ENDPOINT` with `/v1/traces`
+    /// behind it (OpenTelemetry specification 1.50, "OTLP exporter"): where spans are sent.
+    pub spans: Option<String>,
     /// `ACTIONS_ALLOW_UNSECURE_COMMANDS` is true for the whole runner.
     pub allow_unsecure_commands: bool,
     /// Values that were understood only in part; printed by every command.
@@ -260,6 +263,10 @@ impl Config {
                 remedy: "it must lie outside the work directory, where no job can write",
             });
         }
+        let spans = get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| {
+            let base = get("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+            Some(format!("{}/v1/traces", base.trim_end_matches('/')))
+        });
         let event = path("GITHUB_EVENT_PATH")
             .unwrap_or_else(|| paths.temp.join("_github_workflow/event.json"));
         let file_commands = FileCommands {
@@ -294,6 +301,7 @@ impl Config {
                 (get("RUNNER_DEBUG").as_deref() == Some("1")).then(|| "arc_hook=debug".to_owned())
             }),
             metrics,
+            spans,
             allow_unsecure_commands: get("ACTIONS_ALLOW_UNSECURE_COMMANDS")
                 .is_some_and(|value| is_true(&value)),
             warnings,

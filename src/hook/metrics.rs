@@ -34,7 +34,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn name(self) -> &'static str {
+    /// In metrics and spans.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Failure => "failure",

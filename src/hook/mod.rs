@@ -20,6 +20,8 @@ pub mod promotion;
 pub mod remote;
 pub mod run_container_step;
 pub mod run_script_step;
+#[cfg(feature = "opentelemetry")]
+pub mod spans;
 pub mod step;
 pub mod step_files;
 pub mod step_log;
@@ -59,7 +61,7 @@ pub fn run() -> anyhow::Result<u8> {
     let request = Request::parse(&String::from_utf8_lossy(&input))?;
     drop(input);
     let config = Config::from_process()?;
-    let phases = (config.log.is_some() || config.metrics.is_some())
+    let phases = (config.log.is_some() || config.metrics.is_some() || config.spans.is_some())
         .then(|| trace::start(config.log.as_deref()));
     for warning in &config.warnings {
         output::warning(warning);
@@ -97,9 +99,6 @@ fn report(
     if config.log.is_some() {
         phases.show(command, took);
     }
-    let Some(path) = &config.metrics else {
-        return;
-    };
     let outcome = match ended {
         _ if signals.received().is_some() => Outcome::Cancelled,
         Ok(0) => Outcome::Success,
@@ -113,8 +112,23 @@ fn report(
         took,
         phases,
     };
-    if let Err(error) = metrics::add(path, &call) {
+    let counted = config
+        .metrics
+        .as_deref()
+        .map(|path| metrics::add(path, &call));
+    #[cfg(feature = "opentelemetry")]
+    let sent = config
+        .spans
+        .as_deref()
+        .map(|endpoint| spans::send(endpoint, &config.pod_name, &config.github, &call));
+    #[cfg(not(feature = "opentelemetry"))]
+    let sent = None;
+    for failed in [counted, sent]
+        .into_iter()
+        .flatten()
+        .filter_map(Result::err)
+    {
         // It must not fail a step.
-        output::warning(&format!("{error:#}"));
+        output::warning(&format!("{failed:#}"));
     }
 }

@@ -1,5 +1,5 @@
-//! What the hook did in detail, for whoever asks by `ARC_HOOK_LOG`, `RUNNER_DEBUG` or
-//! `ARC_HOOK_METRICS_FILE`.
+//! What the hook did in detail, for whoever asks by `ARC_HOOK_LOG`, `RUNNER_DEBUG`,
+//! `ARC_HOOK_METRICS_FILE` or an endpoint for spans.
 //!
 //! A command marks the end of each of its parts by an event with a field `phase`, whose value is a
 //! literal: `tracing::debug!(phase = "pod created")`.
@@ -17,16 +17,18 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::output;
 
-/// Every phase that a command marks. Metrics know no other.
-pub const PHASES: [&str; 9] = [
+/// Every phase that a command marks. Metrics and spans know no other.
+pub const PHASES: [&str; 11] = [
     "surroundings read",
     "pod planned",
+    "caches cloned",
     "pod created",
     "pod ready",
     "files copied in",
     "step ended",
     "files copied out",
     "cluster cleaned",
+    "caches settled",
     "directories removed",
 ];
 
@@ -133,5 +135,37 @@ impl Write for Quoted {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    #[test]
+    fn every_phase_that_a_command_marks_is_known() {
+        let mut left = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut marked = 0;
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                let entries = fs::read_dir(&path).unwrap();
+                left.extend(entries.map(|entry| entry.unwrap().path()));
+            } else if path.extension() == Some("rs".as_ref()) && !path.ends_with("hook/trace.rs") {
+                marked += check(&path);
+            }
+        }
+        assert!(marked >= PHASES.len(), "{marked}");
+    }
+
+    fn check(path: &Path) -> usize {
+        let text = fs::read_to_string(path).unwrap();
+        let phases = text.split("phase = \"").skip(1);
+        let phases = phases.filter_map(|rest| rest.split('"').next());
+        phases
+            .inspect(|phase| assert!(PHASES.contains(phase), "{phase} in {}", path.display()))
+            .count()
     }
 }

@@ -20,4 +20,6 @@ mod rbac;
 mod render;
 mod requests;
 mod runner;
+#[cfg(feature = "opentelemetry")]
+mod spans;
 mod verbs;

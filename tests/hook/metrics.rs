@@ -47,6 +47,7 @@ fn every_call_counts_in_the_file_for_prometheus_with_its_phases_and_its_outcome(
             &[
                 "surroundings read",
                 "pod planned",
+                "caches cloned",
                 "pod created",
                 "pod ready",
             ][..],
@@ -112,6 +113,7 @@ fn who_debugs_a_job_gets_the_times_of_its_parts_as_a_group() {
         [
             "surroundings read",
             "pod planned",
+            "caches cloned",
             "pod created",
             "pod ready"
         ]
