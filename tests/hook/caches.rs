@@ -106,6 +106,12 @@ impl Caching {
         line(self.api(), key)
     }
 
+    /// Number of the current generation of main.
+    fn current(&self) -> u64 {
+        let line = self.line(MAIN).unwrap();
+        line.current("node-1").unwrap().number
+    }
+
     fn claims(&self) -> BTreeSet<String> {
         self.api().names(CLAIMS).into_iter().collect()
     }
@@ -412,15 +418,7 @@ fn a_pull_request_gets_the_generation_of_its_base_and_promotes_only_from_the_own
         std::fs::write(forged.join(name), worker_log("octo/demo")).unwrap();
         said(&caching.cleanup(&PULL_REQUEST), why);
     }
-    assert_eq!(
-        caching
-            .line(MAIN)
-            .unwrap()
-            .current("node-1")
-            .unwrap()
-            .number,
-        1
-    );
+    assert_eq!(caching.current(), 1);
 }
 
 #[test]
@@ -460,15 +458,7 @@ fn a_ref_named_like_another_line_or_like_a_branch_reaches_neither() {
             said(&cleaned, &format!("promoted to {line} generation 1"));
         }
     }
-    assert_eq!(
-        caching
-            .line(MAIN)
-            .unwrap()
-            .current("node-1")
-            .unwrap()
-            .number,
-        1
-    );
+    assert_eq!(caching.current(), 1);
 }
 
 #[test]
@@ -584,16 +574,12 @@ fn whatever_kills_the_hook_the_pointer_names_a_whole_generation_and_gc_cleans_up
             let cleaned = caching.cleanup(&fault);
             assert_eq!(cleaned.code, -9, "{point}: {cleaned:?}");
         }
-        let current = |caching: &Caching| {
-            let line = caching.line(MAIN).unwrap();
-            line.current("node-1").unwrap().number
-        };
         caching.assert_whole(MAIN);
-        assert_eq!(current(&caching), expected, "{point}");
+        assert_eq!(caching.current(), expected, "{point}");
         // Another `cleanup_job` of the same runner spoils nothing.
         caching.cleanup(&[]);
         caching.assert_whole(MAIN);
-        assert_eq!(current(&caching), expected, "{point}");
+        assert_eq!(caching.current(), expected, "{point}");
         caching.later();
         caching.gc(&[]);
         caching.assert_whole(MAIN);

@@ -1,218 +1,31 @@
 //! Caches with lines: good jobs on main make the next parent, and nobody else does.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::ensure;
 use futures_util::future::try_join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::lines::{Lines, said, with_lines};
 use super::{Acting, Stage, judge};
-use crate::harness::runner::{Options, Outcome, Runner};
-use crate::runner::guid::guid;
+use crate::harness::runner::Runner;
 
 /// How many jobs promote the same line at once.
 const AT_ONCE: usize = 10;
 
-/// Label of everything that belongs to a cache.
-const LABEL: &str = "arc-hook/cache";
-/// Name of the additional Role.
-const ROLE: &str = "arc-hook-caches";
-
-const TEMPLATE: &str = r#"
-metadata:
-  annotations:
-    arc-hook/run-as: runner
-    arc-hook/cache.conan-home: |
-      parents: ["{repository}/{base_ref}", "{repository}/main"]
-      promote:
-        to: "{repository}/{ref_name}"
-        repositories: [octo/*]
-        events: [push, pull_request]
-        refs: [refs/heads/**, refs/pull/**]
-      verify: test -d /CONAN_HOME
-spec:
-  securityContext: {fsGroup: 1001, fsGroupChangePolicy: OnRootMismatch}
-  containers:
-  - name: $job
-    volumeMounts: [{name: conan-home, mountPath: /CONAN_HOME}]
-  volumes:
-  - name: conan-home
-    ephemeral:
-      volumeClaimTemplate:
-        spec:
-          storageClassName: openebs-zfspv
-          accessModes: [ReadWriteOnce]
-          dataSource: {kind: PersistentVolumeClaim, name: gcc12-toolchain-main}
-          resources: {requests: {storage: 200Gi}}
-"#;
-
-/// A line of its own, and what is left of it.
-struct Lines<'a> {
-    stage: &'a Stage,
-    repository: String,
-    before: BTreeSet<String>,
-}
-
-impl<'a> Lines<'a> {
-    async fn new(stage: &'a Stage) -> anyhow::Result<Self> {
-        grant(stage).await?;
-        Ok(Self {
-            stage,
-            repository: format!("octo/lines-{}", &guid()[..8]),
-            before: stage.cluster.inventory().await?,
-        })
-    }
-
-    fn options() -> Options {
-        Options::of_template(TEMPLATE)
-    }
-
-    /// A push to main with these changes.
-    fn job(&self, steps: &Value, more: &Value) -> String {
-        let mut job = json!({
-            "name": "Lines",
-            "repository": self.repository,
-            "container": {"image": "alpine:latest"},
-            "steps": steps,
-        });
-        for (key, value) in more.as_object().into_iter().flatten() {
-            job[key] = value.clone();
-        }
-        job.to_string()
-    }
-
-    /// Runs a job whose runner leaves lines and generations behind.
-    async fn run(&self, steps: Value, more: Value) -> anyhow::Result<Outcome> {
-        let runner = Runner::start(&self.stage.cluster, &Self::options()).await?;
-        let outcome = async {
-            runner.submit(&self.job(&steps, &more))?;
-            runner.finish(&mut |_| ()).await
-        };
-        let outcome = outcome.await;
-        self.stage.keep(runner.log());
-        self.stage.cluster.delete_runner(&runner.name).await?;
-        let outcome = outcome?;
-        judge(&outcome)?;
-        Ok(outcome)
-    }
-
-    /// The generations on the one node there is, as the line's object holds them.
-    async fn entry(&self) -> anyhow::Result<Value> {
-        let name = self.repository.rsplit('/').next().unwrap_or_default();
-        let key = json!(["octo", name, "main"]).to_string();
-        let ours = ListParams::default().labels(&format!("{LABEL}=line"));
-        let maps = self.stage.cluster.api::<ConfigMap>().list(&ours).await?;
-        let data = maps
-            .into_iter()
-            .filter_map(|map| map.data)
-            .find(|data| data.get("key") == Some(&key))
-            .with_context(|| format!("there is no line {key}"))?;
-        let entry = data
-            .iter()
-            .find(|(key, _)| key.starts_with("node."))
-            .context("the line has no node")?;
-        Ok(serde_json::from_str(entry.1)?)
-    }
-
-    /// Names of the claims that the line names.
-    async fn named(&self) -> anyhow::Result<BTreeSet<String>> {
-        let entry = self.entry().await?;
-        let generations = entry["generations"].as_array().into_iter().flatten();
-        let claims = generations.filter_map(|one| one["claim"].as_str());
-        Ok(claims.map(str::to_owned).collect())
-    }
-
-    async fn claims(&self) -> anyhow::Result<BTreeSet<String>> {
-        let ours = ListParams::default().labels(LABEL);
-        let claims = self
-            .stage
-            .cluster
-            .api::<PersistentVolumeClaim>()
-            .list(&ours)
-            .await?;
-        Ok(claims.iter().map(ResourceExt::name_any).collect())
-    }
-
-    /// Waits until nothing of caches is there but what the line names.
-    async fn await_no_orphan(&self) -> anyhow::Result<()> {
-        let named = self.named().await?;
-        for _ in 0..300 {
-            if self.claims().await? == named {
-                return Ok(());
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-        bail!(
-            "claims {:?} are there, and the line names {named:?}",
-            self.claims().await?
-        )
-    }
-
-    /// Deletes lines and generations.
-    async fn remove(self) -> anyhow::Result<()> {
-        let ours = ListParams::default().labels(LABEL);
-        let parameters = DeleteParams::default();
-        let cluster = &self.stage.cluster;
-        cluster
-            .api::<ConfigMap>()
-            .delete_collection(&parameters, &ours)
-            .await?;
-        cluster
-            .api::<RoleBinding>()
-            .delete(ROLE, &parameters)
-            .await?;
-        cluster.api::<Role>().delete(ROLE, &parameters).await?;
-        cluster
-            .api::<PersistentVolumeClaim>()
-            .delete_collection(&parameters, &ours)
-            .await?;
-        cluster.await_nothing_left(&self.before).await
-    }
-}
-
-/// The shipped Role for caches, for the account of the runner pods.
-async fn grant(stage: &Stage) -> anyhow::Result<()> {
-    let path = stage.cluster.paths.template("cache-rbac.yaml");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("failed to read `{}`", path.display()))?;
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
-    for mut object in objects {
-        if object["kind"] == "Role" {
-            let role: Role = serde_json::from_value(object)?;
-            stage.cluster.apply(&role).await?;
-        } else {
-            object["subjects"][0]["name"] = json!(stage.cluster.service_account());
-            let binding: RoleBinding = serde_json::from_value(object)?;
-            stage.cluster.apply(&binding).await?;
-        }
-    }
-    Ok(())
-}
-
-fn said(outcome: &Outcome, text: &str) -> anyhow::Result<()> {
-    ensure!(outcome.log.contains(text), "the log does not say `{text}`");
-    Ok(())
-}
+/// What each promotion has to pass.
+const VERIFY: (&str, &str) = ("keep: 3", "keep: 3\n      verify: test -d /CONAN_HOME");
 
 /// Main promotes, a pull request gets the new generation, and neither it nor a
 /// failing or cancelled job promotes.
 pub fn lifecycle(stage: Arc<Stage>) -> Acting {
-    Box::pin(async move {
-        let lines = Lines::new(&stage).await?;
-        let result = lines_live(&lines).await;
-        let removed = lines.remove().await;
-        result?;
-        removed
-    })
+    Box::pin(
+        async move { with_lines(&stage, &[VERIFY], async |lines| lines_live(lines).await).await },
+    )
 }
 
 async fn lines_live(lines: &Lines<'_>) -> anyhow::Result<()> {
-    let main = format!("{}/main", lines.repository);
+    let main = lines.main();
     let write = |name: &str| json!([{"run": format!("echo {name} > /CONAN_HOME/{name}")}]);
     let first = lines.run(write("first"), json!({})).await?;
     said(
@@ -278,7 +91,7 @@ async fn lines_live(lines: &Lines<'_>) -> anyhow::Result<()> {
         .await?;
     said(&second, &format!("clone of {main} generation 1"))?;
     said(&second, &format!("promoted to {main} generation 2"))?;
-    let entry = lines.entry().await?;
+    let entry = lines.entry(None).await?;
     ensure!(entry["current"] == 2, "the pointer is {}", entry["current"]);
     lines.await_no_orphan().await
 }
@@ -287,23 +100,19 @@ async fn lines_live(lines: &Lines<'_>) -> anyhow::Result<()> {
 /// them wins each time, the others are told, and no claim is left over.
 pub fn at_once(stage: Arc<Stage>) -> Acting {
     Box::pin(async move {
-        let lines = Lines::new(&stage).await?;
-        let mut result = Ok(());
-        for generation in 1..=2 {
-            if result.is_ok() {
-                result = race(&lines, generation).await;
+        with_lines(&stage, &[VERIFY], async |lines| {
+            for generation in 1..=2 {
+                race(lines, generation).await?;
             }
-        }
-        let removed = lines.remove().await;
-        result?;
-        removed
+            Ok(())
+        })
+        .await
     })
 }
 
 async fn race(lines: &Lines<'_>, generation: u64) -> anyhow::Result<()> {
     let cluster = &lines.stage.cluster;
-    let options = Lines::options();
-    let started = (0..AT_ONCE).map(|_| Runner::start(cluster, &options));
+    let started = (0..AT_ONCE).map(|_| lines.runner());
     let runners = try_join_all(started).await?;
     let raced = async {
         let wait = "echo ready; until [ -e go ]; do sleep 0.1; done; rm go";
@@ -311,7 +120,7 @@ async fn race(lines: &Lines<'_>, generation: u64) -> anyhow::Result<()> {
             runner.submit(&lines.job(&json!([{"run": wait}]), &json!({})))?;
         }
         try_join_all(runners.iter().map(|runner| runner.await_log("ready"))).await?;
-        let name = lines.repository.rsplit('/').next().unwrap_or_default();
+        let name = lines.name();
         for runner in &runners {
             let workspace = runner.path(&format!("/home/runner/_work/{name}/{name}"));
             std::fs::write(workspace.join("go"), "")?;
@@ -334,8 +143,8 @@ async fn race(lines: &Lines<'_>, generation: u64) -> anyhow::Result<()> {
     }
     let count = |text: &str| logs.iter().filter(|log| log.contains(text)).count();
     let won = count(&format!(
-        "promoted to {}/main generation {generation}\n",
-        lines.repository
+        "promoted to {} generation {generation}\n",
+        lines.main()
     ));
     let lost = count("another job was faster");
     ensure!(

@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 pub mod lanes;
 mod limits;
+mod lines;
 mod outside;
 mod pods;
 mod policy;

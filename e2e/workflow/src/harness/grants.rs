@@ -1,0 +1,37 @@
+//! The shipped Role for caches, for the account of the runner pods.
+
+use anyhow::Context;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+
+/// Grants it; Role and binding are called `name`.
+pub async fn caches(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let path = cluster.paths.template("cache-rbac.yaml");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+    for mut object in objects {
+        object["metadata"]["name"] = json!(name);
+        if object["kind"] == "Role" {
+            let role: Role = serde_json::from_value(object)?;
+            cluster.apply(&role).await?;
+        } else {
+            object["roleRef"]["name"] = json!(name);
+            object["subjects"][0]["name"] = json!(cluster.service_account());
+            let binding: RoleBinding = serde_json::from_value(object)?;
+            cluster.apply(&binding).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes it back.
+pub async fn revoke(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let now = DeleteParams::default();
+    cluster.api::<RoleBinding>().delete(name, &now).await?;
+    cluster.api::<Role>().delete(name, &now).await?;
+    Ok(())
+}
