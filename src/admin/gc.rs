@@ -59,7 +59,7 @@ impl Gc {
     pub fn run(&self) -> anyhow::Result<()> {
         let api = self.access.connect()?;
         let report = api
-            .run(gc::run(&api.cluster, self.grace, self.dry_run))
+            .run(gc::run(&api.cluster, self.grace, true, self.dry_run))
             .context("remove what no longer serves")?;
         print(&match self.output {
             Format::Text => text(&report, self.dry_run),
@@ -84,7 +84,7 @@ fn text(report: &Report, dry: bool) -> String {
 }
 
 fn told(one: &Doomed) -> String {
-    let mut told = format!("claim {}", one.claim);
+    let mut told = format!("{} {}", one.kind.noun(), one.claim);
     if let Some(listed) = &one.listed {
         let _ = write!(
             told,
@@ -112,12 +112,14 @@ fn json(report: &Report, dry: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Kind;
     use crate::cache::gc::Listed;
 
     fn report() -> Report {
         Report {
             removed: vec![
                 Doomed {
+                    kind: Kind::Claim,
                     claim: "cache-conan-home-1".to_owned(),
                     listed: Some(Listed {
                         line: "octo/demo/main".parse().unwrap(),
@@ -128,7 +130,8 @@ mod tests {
                     clones: 2,
                 },
                 Doomed {
-                    claim: "cache-conan-home-9".to_owned(),
+                    kind: Kind::Snapshot,
+                    claim: "snapshot-conan-home-9".to_owned(),
                     listed: None,
                     why: "a promotion that was never finished".to_owned(),
                     clones: 0,

@@ -8,6 +8,8 @@ use std::fmt;
 
 use k8s_openapi::api::authorization::v1::ResourceRule;
 
+use crate::cache::Kind;
+use crate::cluster;
 use crate::config::WorkVolume;
 use crate::pod::Template;
 
@@ -24,16 +26,19 @@ pub enum Feature {
     Copy,
     /// `arc-hook/cache.<volume>`: parents are chosen and clones promoted.
     Caches,
+    /// The same with `via: snapshot`: generations are snapshots.
+    Snapshots,
 }
 
 impl Feature {
     /// All of them, in the order of a Role.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Jobs,
         Self::Watch,
         Self::Events,
         Self::Copy,
         Self::Caches,
+        Self::Snapshots,
     ];
 
     /// What people call it.
@@ -45,6 +50,7 @@ impl Feature {
             Self::Events => "events",
             Self::Copy => "copy",
             Self::Caches => "caches",
+            Self::Snapshots => "snapshots",
         }
     }
 
@@ -61,6 +67,10 @@ impl Feature {
             Self::Jobs | Self::Watch | Self::Events => true,
             Self::Copy => work == WorkVolume::Copy,
             Self::Caches => !template.settings().caches.is_empty(),
+            Self::Snapshots => {
+                let mut policies = template.settings().caches.values();
+                policies.any(|policy| policy.via == Kind::Snapshot)
+            }
         }
     }
 }
@@ -144,6 +154,13 @@ pub const RULES: &[Rule] = &[
         resource: "leases",
         verbs: &["get", "create", "update"],
         reason: "Of jobs that end together one removes old generations.",
+    },
+    Rule {
+        feature: Feature::Snapshots,
+        group: cluster::GROUP,
+        resource: "volumesnapshots",
+        verbs: &["get", "list", "create", "delete"],
+        reason: "`via: snapshot`: the generations of caches whose volumes are not cloned.",
     },
 ];
 
@@ -426,6 +443,19 @@ mod tests {
         let features = |template| features(&[template], WorkVolume::Auto);
         assert!(features(Template::parse(template).unwrap()).contains(&Feature::Caches));
         assert!(!features(Template::none()).contains(&Feature::Caches));
+    }
+
+    #[test]
+    fn generations_that_are_snapshots_need_snapshots() {
+        let template = |policy: &str| {
+            let text = format!(
+                "metadata: {{annotations: {{arc-hook/cache.c: '{policy}'}}}}\nspec: {{volumes: \
+                 [{{name: c, ephemeral: {{volumeClaimTemplate: {{spec: {{}}}}}}}}]}}"
+            );
+            features(&[Template::parse(&text).unwrap()], WorkVolume::Auto)
+        };
+        assert!(template("via: snapshot").contains(&Feature::Snapshots));
+        assert!(!template("via: clone").contains(&Feature::Snapshots));
     }
 
     #[test]

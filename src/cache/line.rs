@@ -13,14 +13,16 @@
 //!   node.NODE: '{"last": 8, "current": 8, "generations": [{"number": 7, …}, {"number": 8, …}]}'
 //! ```
 //!
-//! One entry per node, because a clone never leaves its parent's node. `current` is the pointer;
+//! One entry per node, because a clone never leaves its parent's node; generations that are snapshots
+//! (`via: snapshot`) can be restored on any, and have the entry `_`. `current` is the pointer;
 //! `last` is the highest number ever given, so that none is given twice, also after a rollback.
-//! A generation is a claim of its own: `claim` and `uid` name it, and a claim of that name with
-//! another uid is not it. Whoever changes an entry replaces the whole object by
+//! A generation is a claim of its own, or a snapshot: `claim` and `uid` name it, and an object of that
+//! name with another uid is not it. Whoever changes an entry replaces the whole object by
 //! its `resourceVersion`, and reads again when another was faster.
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,8 @@ use super::{LINE_ANNOTATION, LINE_LABEL, ROLE_LABEL, Role};
 
 const FORMAT: &str = "1";
 const NODE: &str = "node.";
+/// The entry of generations that are tied to no node. None can be called so.
+pub const ANYWHERE: &str = "_";
 /// What [`Line::keep`] is unless the policy says otherwise.
 pub const DEFAULT_KEEP: u32 = 3;
 
@@ -84,14 +88,47 @@ pub struct Generations {
     pub generations: Vec<Generation>,
 }
 
-/// One sealed claim.
+/// What kind of object a generation is.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A claim, of which others are clones.
+    #[default]
+    #[value(name = "clone")]
+    Claim,
+    /// A `VolumeSnapshot`, from which claims are restored.
+    Snapshot,
+}
+
+impl Kind {
+    /// What people call it.
+    #[must_use]
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Snapshot => "snapshot",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+    fn is_claim(&self) -> bool {
+        *self == Self::Claim
+    }
+}
+
+/// One sealed claim, or the snapshot of one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
     /// Counts from 1 on each node.
     pub number: u64,
-    /// Name of the claim.
+    /// What kind of object it is.
+    #[serde(default, skip_serializing_if = "Kind::is_claim")]
+    pub kind: Kind,
+    /// Name of the claim, or snapshot.
     pub claim: String,
-    /// Uid of the claim.
+    /// Uid of the same.
     pub uid: String,
     /// Its capacity, which a clone must ask for, as `200Gi`.
     pub size: String,
@@ -308,6 +345,7 @@ pub(crate) mod tests {
     pub(crate) fn generation(number: u64, time: &str) -> Generation {
         Generation {
             number,
+            kind: Kind::Claim,
             claim: format!("cache-conan-home-{number}"),
             uid: format!("uid-{number}"),
             size: "200Gi".to_owned(),
@@ -355,6 +393,25 @@ pub(crate) mod tests {
         line.keep = 7;
         line.version = Some("4711".to_owned());
         assert_eq!(Line::read(&line.to_config_map()), Ok(line));
+    }
+
+    #[test]
+    fn a_snapshot_is_marked_and_a_claim_is_as_ever() {
+        let mut line = line();
+        let of_claims = line.to_config_map().data.unwrap()["node.node-1"].clone();
+        assert!(!of_claims.contains("kind"), "{of_claims}");
+        let entry = line.nodes.entry(ANYWHERE.to_owned()).or_default();
+        entry.promote(Generation {
+            kind: Kind::Snapshot,
+            ..generation(1, "2026-01-01T00:00:00Z")
+        });
+        let map = line.to_config_map();
+        let of_snapshots = &map.data.as_ref().unwrap()["node._"];
+        assert!(
+            of_snapshots.contains(r#""kind":"snapshot""#),
+            "{of_snapshots}"
+        );
+        assert_eq!(Line::read(&map), Ok(line));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! | object | `arc-hook/cache` (label) | owner | named by |
 //! |---|---|---|---|
 //! | a job's claim | `clone` | the runner pod | the hook's memory of the job |
-//! | a sealed claim | `generation` | none | a line; for moments none yet, then `gc` takes it |
+//! | a sealed claim, or a snapshot of one | `generation` | none | a line; for moments none yet, then `gc` takes it |
 //! | a person's claim | `personal` | none | its owner; `gc` leaves it alone |
 //! | a line | `line` | none | its name, which follows from its key |
 
@@ -28,11 +28,12 @@ pub mod policy;
 pub mod promote;
 pub mod record;
 pub mod select;
+pub mod snapshot;
 pub mod trust;
 pub mod verify;
 
 pub use glob::Glob;
-pub use line::{Base, Generation, Generations, Line, LineError, Lineage, Taint};
+pub use line::{Base, Generation, Generations, Kind, Line, LineError, Lineage, Taint};
 pub use pattern::{Facts, Key, Pattern};
 pub use policy::Policy;
 pub use record::CacheRecord;

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::glob::Glob;
-use super::line::DEFAULT_KEEP;
+use super::line::{ANYWHERE, DEFAULT_KEEP, Kind};
 use super::pattern::{Key, Pattern};
+use super::record::SnapshotWish;
 use crate::pod::Location;
 use crate::pod::yaml;
 
@@ -19,6 +20,10 @@ pub struct Policy {
     pub keep: Option<u32>,
     /// Lines that a job may ask for by `container.env`.
     pub allow: Vec<Glob>,
+    /// What generations are.
+    pub via: Kind,
+    /// `VolumeSnapshotClass` of snapshots; the driver's default when absent.
+    pub snapshot_class: Option<String>,
     /// What must succeed on the frozen clone before it becomes a parent; empty for nothing.
     pub verify: Vec<String>,
     /// Only what trusted jobs wrote may be a parent.
@@ -52,7 +57,8 @@ pub struct PolicyError {
     pub remedy: String,
 }
 
-const KEYS: &str = "use parents, promote, keep, allow, via, verify, trusted-parents-only, shared";
+const KEYS: &str =
+    "use parents, promote, keep, allow, via, snapshot-class, verify, trusted-parents-only, shared";
 const PROMOTE_KEYS: &str = "`promote` has to, repositories, events, refs";
 
 /// Name of the variable by which a job asks for a line of this volume. Names of volumes are DNS
@@ -87,7 +93,10 @@ impl Policy {
                     })?);
                 }
                 "allow" => policy.allow = reader.globs(&at, value)?,
-                "via" => reader.via(&at, value)?,
+                "via" => policy.via = reader.via(&at, value)?,
+                "snapshot-class" => {
+                    policy.snapshot_class = Some(reader.class(&at, value)?);
+                }
                 "verify" => policy.verify = reader.command(&at, value)?,
                 "trusted-parents-only" => {
                     policy.trusted_parents_only = reader.switch(&at, value)?;
@@ -96,6 +105,10 @@ impl Policy {
                 _ => return Err(reader.unknown(&at, key, KEYS)),
             }
         }
+        if policy.snapshot_class.is_some() && policy.via == Kind::Claim {
+            let remedy = "add `via: snapshot`, or take it away";
+            return Err(reader.refuse("/snapshot-class", "no snapshots are taken", remedy));
+        }
         Ok(policy)
     }
 
@@ -103,6 +116,23 @@ impl Policy {
     #[must_use]
     pub fn keep(&self) -> u32 {
         self.keep.unwrap_or(DEFAULT_KEEP)
+    }
+
+    /// The entry of lines that this cache goes by, for a runner on `node`.
+    #[must_use]
+    pub fn place<'n>(&self, node: Option<&'n str>) -> Option<&'n str> {
+        match self.via {
+            Kind::Claim => node,
+            Kind::Snapshot => Some(ANYWHERE),
+        }
+    }
+
+    /// What is to be taken of a good clone, where generations are snapshots.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<SnapshotWish> {
+        (self.via == Kind::Snapshot).then(|| SnapshotWish {
+            class: self.snapshot_class.clone(),
+        })
     }
 
     /// The line that a job may ask for by `text`, the value of its variable.
@@ -205,15 +235,24 @@ impl Reader<'_> {
         Ok(words)
     }
 
-    fn via(&self, pointer: &str, value: &Value) -> Result<(), PolicyError> {
+    fn via(&self, pointer: &str, value: &Value) -> Result<Kind, PolicyError> {
         match value.as_str() {
-            Some("clone") => Ok(()),
+            Some("clone") => Ok(Kind::Claim),
+            Some("snapshot") => Ok(Kind::Snapshot),
             _ => Err(self.refuse(
                 pointer,
                 format!("`via` is {value}"),
-                "use `clone`, which this version knows alone",
+                "use `clone` or `snapshot`",
             )),
         }
+    }
+
+    fn class(&self, pointer: &str, value: &Value) -> Result<String, PolicyError> {
+        let name = value.as_str().filter(|name| !name.is_empty());
+        name.map(str::to_owned).ok_or_else(|| {
+            let remedy = "name a VolumeSnapshotClass";
+            self.refuse(pointer, "`snapshot-class` is no name", remedy)
+        })
     }
 
     fn promote(&self, pointer: &str, value: &Value) -> Result<Promote, PolicyError> {
@@ -299,6 +338,18 @@ shared: false
     }
 
     #[test]
+    fn snapshots_are_of_no_node() {
+        let clones = Policy::parse("via: clone").unwrap();
+        assert_eq!(clones.place(Some("node-1")), Some("node-1"));
+        assert_eq!(clones.snapshot(), None);
+        let snapshots = Policy::parse("via: snapshot\nsnapshot-class: ebs").unwrap();
+        assert_eq!(snapshots.place(Some("node-1")), Some("_"));
+        assert_eq!(snapshots.place(None), Some("_"));
+        let class = snapshots.snapshot().unwrap().class;
+        assert_eq!(class.as_deref(), Some("ebs"));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
         for (text, line, column, expected) in [
             ("parent: [a]", 1, 1, "unknown key `parent`; use parents"),
@@ -315,7 +366,9 @@ shared: false
             ("promote: {form: a}", 1, 11, "unknown key `form`"),
             ("verify: \"a 'b\"", 1, 1, "quote is never closed"),
             ("verify: []", 1, 1, "no command"),
-            ("via: rsync", 1, 1, "use `clone`"),
+            ("via: rsync", 1, 1, "use `clone` or `snapshot`"),
+            ("via: snapshot\nsnapshot-class: 1", 2, 1, "is no name"),
+            ("snapshot-class: ebs", 1, 1, "add `via: snapshot`"),
             ("shared: yes", 1, 1, "use true or false"),
             ("- parents", 1, 1, "no mapping"),
         ] {

@@ -44,7 +44,7 @@ pub enum Promotion {
 pub struct Target {
     /// The line.
     pub line: Key,
-    /// The node whose entry is advanced.
+    /// The entry that is advanced: a node's, or that of snapshots.
     pub node: String,
     /// What was current there when the job began; absent when nothing was.
     pub expected: Option<Expected>,
@@ -52,8 +52,18 @@ pub struct Target {
     pub keep: u32,
     /// What must succeed on the frozen clone before; absent for nothing.
     pub verify: Option<Verify>,
+    /// Where the generation is to be a snapshot of the clone.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotWish>,
     /// Who writes it.
     pub lineage: Lineage,
+}
+
+/// A snapshot that is to be taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotWish {
+    /// Its `VolumeSnapshotClass`; the default one of the volume's driver when absent.
+    pub class: Option<String>,
 }
 
 /// The generation that a job began with.
@@ -76,6 +86,14 @@ pub struct Verify {
     pub path: String,
     /// What the template gives the job container as environment.
     pub environment: Vec<(String, String)>,
+}
+
+impl CacheRecord {
+    /// Whether its generations are snapshots, as far as this job has to do with any.
+    #[must_use]
+    pub fn takes_snapshot(&self) -> bool {
+        matches!(&self.promotion, Promotion::To(target) if target.snapshot.is_some())
+    }
 }
 
 impl Expected {

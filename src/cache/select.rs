@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::line::{Generation, Line, LineError};
+use super::line::{Generation, Kind, Line, LineError};
 use super::pattern::{Facts, Key};
 use super::policy::Policy;
 
@@ -102,10 +102,13 @@ fn judge<'l>(
     if line.key != *key {
         return Err(format!("its object holds the line {}", line.key));
     }
-    let node = node.ok_or("the node of the runner is not known")?;
-    let generation = line
-        .current(node)
-        .ok_or_else(|| format!("no generation on node `{node}`"))?;
+    let place = policy
+        .place(node)
+        .ok_or("the node of the runner is not known")?;
+    let generation = line.current(place).ok_or_else(|| match policy.via {
+        Kind::Claim => format!("no generation on node `{place}`"),
+        Kind::Snapshot => "no generation that is a snapshot".to_owned(),
+    })?;
     if let Some(taint) = &generation.tainted {
         return Err(format!(
             "generation {} is tainted: {}",
@@ -199,6 +202,21 @@ mod tests {
         let (found, passed) = ranked(&policy(""), None, lines, None);
         assert!(found.is_empty());
         assert!(passed.iter().any(|why| why.contains("node of the runner")));
+    }
+
+    #[test]
+    fn a_snapshot_is_a_parent_on_every_node_and_a_claim_is_none_of_it() {
+        let both = [
+            line("octo/demo/main", "n1", true),
+            line("toolchain", "_", true),
+        ];
+        let policy = policy("via: snapshot");
+        for node in [Some("n1"), Some("n9"), None] {
+            let (found, passed) = ranked(&policy, None, both.clone(), node);
+            assert_eq!(found, ["toolchain"]);
+            let why = "octo/demo/main: no generation that is a snapshot".to_owned();
+            assert!(passed.contains(&why), "{passed:?}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl fmt::Display for Act {
 fn singular(resource: &str) -> &str {
     match resource {
         "persistentvolumeclaims" => "claim",
+        "volumesnapshots" => "snapshot",
         other => other.strip_suffix('s').unwrap_or(other),
     }
 }
@@ -99,6 +100,12 @@ impl ClusterError {
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { code: 403, .. })
+    }
+
+    /// There is no such object, or the cluster does not know its kind.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
     }
 
     /// Nobody answered; the cluster may well be fine.

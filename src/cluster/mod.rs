@@ -12,6 +12,7 @@ mod exec;
 mod log;
 mod retry;
 mod review;
+mod snapshot;
 mod volume;
 mod watch;
 
@@ -34,6 +35,7 @@ pub use exec::Exec;
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
 pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
+pub use snapshot::{GROUP, SnapshotStatus, VolumeSnapshot};
 pub use watch::Change;
 
 use crate::explain::{Attempt, refusal};

@@ -90,7 +90,8 @@ impl<'a> Finish<'a> {
                 outcome = Err(error);
             }
         }
-        let tidy = gc::after_job(self.cluster, self.config);
+        let snapshots = self.job.caches.iter().any(CacheRecord::takes_snapshot);
+        let tidy = gc::after_job(self.cluster, self.config, snapshots);
         if let Ok(Err(error)) = tokio::time::timeout(TIDY, tidy).await {
             output::debug(&format!("old generations stay for now: {error}"));
         }
@@ -114,7 +115,10 @@ impl<'a> Finish<'a> {
                 Outcome::Promoted(number) => {
                     let line = &target.line;
                     tell(cache, &format!("promoted to {line} generation {number}"));
-                    return Ok(());
+                    if target.snapshot.is_none() {
+                        return Ok(());
+                    }
+                    None
                 }
                 Outcome::Refused(why) => Some(why),
                 Outcome::Lost(current) => Some(lost(target, current)),

@@ -11,10 +11,10 @@ use crate::fake_api::{BINARY, FakeApi, Kind};
 use crate::runner::{JOB_POD, Outcome, Runner, job};
 
 const CLAIMS: &str = "persistentvolumeclaims";
-const MAIN: &str = "octo/demo/main";
+pub const MAIN: &str = "octo/demo/main";
 const OLD: &str = "2020-01-01T00:00:00Z";
 
-const TEMPLATE: &str = r#"
+pub const TEMPLATE: &str = r#"
 metadata:
   annotations:
     arc-hook/run-as: runner
@@ -44,8 +44,9 @@ spec:
 "#;
 
 /// A runner, and what it calls the hook with.
-struct Caching {
-    runner: Runner,
+pub struct Caching {
+    /// The runner.
+    pub runner: Runner,
     template: String,
 }
 
@@ -54,7 +55,7 @@ impl Caching {
         Self::of(Runner::new(), TEMPLATE)
     }
 
-    fn of(runner: Runner, template: &str) -> Self {
+    pub fn of(runner: Runner, template: &str) -> Self {
         let template = runner.write("pod-template/content", template);
         Self {
             runner,
@@ -62,12 +63,12 @@ impl Caching {
         }
     }
 
-    fn api(&self) -> &FakeApi {
+    pub fn api(&self) -> &FakeApi {
         &self.runner.api
     }
 
     /// A call as a push to main makes it, with these changes.
-    fn call(&self, command: &str, args: &Value, with: &[(&str, &str)]) -> Outcome {
+    pub fn call(&self, command: &str, args: &Value, with: &[(&str, &str)]) -> Outcome {
         let mut all = vec![
             (
                 "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE",
@@ -85,24 +86,24 @@ impl Caching {
         self.runner.call_with(command, args, &all)
     }
 
-    fn prepare(&self, with: &[(&str, &str)]) -> Outcome {
+    pub fn prepare(&self, with: &[(&str, &str)]) -> Outcome {
         let prepared = self.call("prepare_job", &job(&[]), with);
         assert_eq!(prepared.code, 0, "{prepared:?}");
         prepared
     }
 
-    fn cleanup(&self, with: &[(&str, &str)]) -> Outcome {
+    pub fn cleanup(&self, with: &[(&str, &str)]) -> Outcome {
         self.call("cleanup_job", &json!({}), with)
     }
 
     /// A job whose one step exits with this.
-    fn run(&self, code: i32) -> (Outcome, Outcome) {
+    pub fn run(&self, code: i32) -> (Outcome, Outcome) {
         let prepared = self.prepare(&[]);
         assert_eq!(self.runner.script(&format!("exit {code}")).code, code);
         (prepared, self.cleanup(&[]))
     }
 
-    fn line(&self, key: &str) -> Option<Line> {
+    pub fn line(&self, key: &str) -> Option<Line> {
         line(self.api(), key)
     }
 
@@ -112,7 +113,7 @@ impl Caching {
         line.current("node-1").unwrap().number
     }
 
-    fn claims(&self) -> BTreeSet<String> {
+    pub fn claims(&self) -> BTreeSet<String> {
         self.api().names(CLAIMS).into_iter().collect()
     }
 
@@ -134,7 +135,7 @@ impl Caching {
     }
 
     /// What happens once the runner pod is deleted, and then the hours pass.
-    fn later(&self) {
+    pub fn later(&self) {
         let mut state = self.api().state();
         state.objects.retain(|_, object| {
             let owner = &object["metadata"]["ownerReferences"][0]["uid"];
@@ -160,7 +161,7 @@ impl Caching {
         }
     }
 
-    fn gc(&self, with: &[(&str, &str)]) -> String {
+    pub fn gc(&self, with: &[(&str, &str)]) -> String {
         let output = Command::new(BINARY)
             .args(["gc", "--output", "json"])
             .env_clear()
@@ -172,7 +173,7 @@ impl Caching {
     }
 
     /// Claims that a line names.
-    fn named(&self, key: &str) -> BTreeSet<String> {
+    pub fn named(&self, key: &str) -> BTreeSet<String> {
         let line = self.line(key);
         let entries = line.iter().flat_map(|line| line.nodes.values());
         let generations = entries.flat_map(|entry| &entry.generations);
@@ -187,7 +188,7 @@ fn line(api: &FakeApi, key: &str) -> Option<Line> {
     Some(Line::read(&map).unwrap())
 }
 
-fn said(outcome: &Outcome, text: &str) {
+pub fn said(outcome: &Outcome, text: &str) {
     assert_eq!(outcome.code, 0, "{outcome:?}");
     let found = outcome.log.lines().any(|line| line.contains(text));
     assert!(found, "no `{text}` in {}", outcome.log);

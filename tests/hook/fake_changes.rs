@@ -61,9 +61,13 @@ impl State {
 
     /// What the driver makes of a new claim: it is bound, unless what it is cloned from is missing.
     pub(crate) fn provision(&self, claim: &mut Value) {
-        let source = claim["spec"]["dataSource"]["name"].as_str();
-        let is_there = source.is_none_or(|source| {
-            let key = ("persistentvolumeclaims".to_owned(), source.to_owned());
+        let source = &claim["spec"]["dataSource"];
+        let resource = match source["kind"].as_str() {
+            Some("VolumeSnapshot") => "volumesnapshots",
+            _ => "persistentvolumeclaims",
+        };
+        let is_there = source["name"].as_str().is_none_or(|name| {
+            let key = (resource.to_owned(), name.to_owned());
             self.objects.contains_key(&key)
         });
         claim["status"] = if is_there && !self.claims_wait {

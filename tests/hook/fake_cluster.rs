@@ -108,6 +108,9 @@ impl State {
         if resource == "persistentvolumeclaims" {
             self.provision(&mut new);
         }
+        if resource == "volumesnapshots" {
+            new["status"] = json!({"readyToUse": !self.claims_wait});
+        }
         if resource == "jobs" {
             self.run_job(&name, &new);
         }

@@ -20,6 +20,7 @@ mod rbac;
 mod render;
 mod requests;
 mod runner;
+mod snapshots;
 #[cfg(feature = "opentelemetry")]
 mod spans;
 mod verbs;

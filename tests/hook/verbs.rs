@@ -405,3 +405,118 @@ fn every_verb_has_an_example() {
         );
     }
 }
+
+#[test]
+fn scripts_get_what_each_verb_did() {
+    let runner = namespace();
+    let json = |arguments: &[&str]| -> Value {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        serde_json::from_str(&done(&runner, &arguments)).unwrap()
+    };
+    let made = json(&["init", LINE, "--from", "toolchain", "--node", "node-1"]);
+    assert_eq!((&made["line"], &made["number"]), (&json!(LINE), &json!(1)));
+    assert_eq!(made["claim"], generations(&runner)[0]["claim"]);
+    let mine = json(&["clone", LINE, "--name", "mine"]);
+    assert_eq!(
+        mine,
+        json!({"line": LINE, "node": "node-1", "number": 1, "claim": "mine"})
+    );
+    let promoted = json(&["promote", LINE, "--claim", "mine"]);
+    assert_eq!(
+        promoted,
+        json!({"line": LINE, "node": "node-1", "number": 2, "claim": "mine"})
+    );
+    let rebased = json(&["rebase", LINE, "--image", "busybox"]);
+    assert_eq!(
+        (&rebased["number"], &rebased["from"]),
+        (&json!(3), &json!(2))
+    );
+    let rolled_back = json(&["rollback", LINE]);
+    assert_eq!(
+        rolled_back,
+        json!({"line": LINE, "node": "node-1", "current": 2, "before": 3})
+    );
+    assert_eq!(
+        json(&["taint", LINE, "3", "--reason", "bad"])["current"],
+        false
+    );
+    let deleted = json(&["delete", LINE, "--generation", "3"]);
+    assert_eq!(deleted["deleted"][0]["number"], 3);
+    assert_eq!(json(&["show", LINE])["nodes"][0]["current"], 2);
+    assert_eq!(
+        json(&["delete", LINE])["deleted"].as_array().unwrap().len(),
+        2
+    );
+    assert_eq!(json(&["list"]), json!({"lines": [], "unread": []}));
+}
+
+#[test]
+fn a_line_of_snapshots_lives_by_the_same_verbs() {
+    let runner = namespace();
+    let snapshot = ["--via", "snapshot", "--snapshot-class", "ebs"];
+    let init = [&["init", LINE, "--from", "toolchain"], &snapshot[..]].concat();
+    let told = done(&runner, &init);
+    assert!(
+        told.contains("generation 1 on any node is snapshot"),
+        "{told}"
+    );
+    // The claim was neither cloned nor taken.
+    assert_eq!(runner.api.names("persistentvolumeclaims"), ["toolchain"]);
+    let first = generations(&runner)[0].clone();
+    assert_eq!(
+        (&first["kind"], &first["depth"]),
+        (&json!("snapshot"), &json!(0))
+    );
+    cloned(&runner, "mine");
+    let mine = of(&runner, "persistentvolumeclaims", "mine");
+    assert_eq!(mine["spec"]["dataSource"]["kind"], "VolumeSnapshot");
+    assert_eq!(mine["spec"]["dataSource"]["name"], first["claim"]);
+    done(
+        &runner,
+        &[&["promote", LINE, "--claim", "mine"], &snapshot[..]].concat(),
+    );
+    assert_eq!(current(&runner), 2);
+    let listed = done(&runner, &["list"]);
+    assert!(listed.contains("any node"), "{listed}");
+    let shown = done(&runner, &["show", LINE]);
+    assert!(
+        shown.contains("snapshot   snapshot-") && !shown.contains("(gone)"),
+        "{shown}"
+    );
+    let told = done(&runner, &["taint", LINE, "1", "--reason", "bad"]);
+    assert!(
+        told.contains("generation 2 of") && told.contains("claim mine"),
+        "{told}"
+    );
+    let told = refused(&runner, &["rebase", LINE, "--image", "busybox"]);
+    assert!(told.contains("it is a snapshot"), "{told}");
+    let told = refused(&runner, &["delete", LINE]);
+    assert!(
+        told.contains("claim `mine` is a clone of generation 1"),
+        "{told}"
+    );
+    let key = ("persistentvolumeclaims".to_owned(), "mine".to_owned());
+    runner.api.state().objects.remove(&key);
+    done(&runner, &["delete", LINE]);
+    assert!(runner.api.names("volumesnapshots").is_empty());
+
+    let fill = [
+        &["init", LINE, "--size", "64Mi", "--image", "gcc:12"],
+        &snapshot[..],
+    ]
+    .concat();
+    done(&runner, &fill);
+    assert_eq!(runner.api.names("persistentvolumeclaims"), ["toolchain"]);
+    assert_eq!(generations(&runner)[0]["kind"], "snapshot");
+}
+
+#[test]
+fn where_snapshots_are_unknown_or_withheld_claims_are_looked_after_all_the_same() {
+    for code in [403, 404] {
+        let runner = begun();
+        let failure = Kind::Status(code, "Forbidden", "not here".to_owned());
+        runner.api.fail("GET", "volumesnapshots", 9, failure);
+        assert_eq!(generations(&runner).len(), 1);
+        done(&runner, &["delete", LINE]);
+    }
+}

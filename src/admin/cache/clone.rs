@@ -2,11 +2,12 @@
 
 use anyhow::Context as _;
 use clap::Args;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use serde_json::json;
 
+use super::list::on;
 use super::scene::Scene;
-use super::{Chosen, print, store, warn};
-use crate::cache::{Role, clone};
+use super::{Chosen, store, warn};
+use crate::cache::{Kind, Role, snapshot};
 use crate::cluster::Cluster;
 use crate::spool::Nonce;
 
@@ -43,18 +44,24 @@ impl Clone {
         if let Some(taint) = &one.tainted {
             warn(&format!("{told} is tainted: {}", taint.reason));
         }
-        let parent = cluster.get::<PersistentVolumeClaim>(&one.claim).await?;
-        clone::usable(parent.as_ref(), Some(&one.uid))
+        let spec = snapshot::parent_spec(cluster, one, &json!({})).await?;
+        let spec = spec
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("clone {told}"))?;
-        let parent = parent.with_context(|| format!("clone {told}: its claim is gone"))?;
-        let spec = clone::of(&parent);
-        let manifest = store::manifest(&self.name, Role::Personal, &spec, Some(node), &told);
+        // What is restored is bound where its pod runs.
+        let place = (one.kind == Kind::Claim).then_some(node);
+        let manifest = store::manifest(&self.name, Role::Personal, &spec, place, &told);
         store::create(cluster, &manifest, &Nonce::random()?).await?;
         store::bound(cluster, &self.name).await?;
-        print(&format!(
-            "claim `{}` is a clone of {told}, on node `{node}`\n",
-            self.name
-        ))
+        let value = json!({
+            "line": self.chosen.line.to_string(), "node": node, "number": one.number,
+            "claim": self.name,
+        });
+        let words = format!(
+            "claim `{}` is a clone of {told}, on {}\n",
+            self.name,
+            on(node)
+        );
+        self.chosen.told(&words, &value)
     }
 }

@@ -3,11 +3,12 @@
 use anyhow::bail;
 use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
+use serde_json::{Value, json};
 
 use super::scene::{self, Scene};
-use super::{Chosen, print, store};
-use crate::cache::Generation;
-use crate::cluster::Cluster;
+use super::{Chosen, store};
+use crate::cache::{Generation, Kind};
+use crate::cluster::{Cluster, VolumeSnapshot};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +50,9 @@ impl Delete {
             })
             .await?;
             remove(cluster, one).await?;
-            return print(&format!("{key}: generation {number} is deleted\n"));
+            let value = json!({"line": key.to_string(), "deleted": [listed(found.node, one)]});
+            let words = format!("{key}: generation {number} is deleted\n");
+            return self.chosen.told(&words, &value);
         }
         let line = seen.line(key)?;
         let mut nodes = line.nodes.clone();
@@ -86,15 +89,32 @@ impl Delete {
         } else {
             "generations"
         };
-        print(&format!("{key}: deleted, with {count} {word}\n"))
+        let deleted: Vec<Value> = nodes
+            .iter()
+            .flat_map(|(node, entry)| entry.generations.iter().map(|one| listed(node, one)))
+            .collect();
+        self.chosen.told(
+            &format!("{key}: deleted, with {count} {word}\n"),
+            &json!({"line": key.to_string(), "deleted": deleted}),
+        )
     }
 }
 
-/// Deletes the claim of a generation that no line names any more.
+fn listed(node: &str, one: &Generation) -> Value {
+    json!({"node": node, "number": one.number, "claim": one.claim})
+}
+
+/// Deletes what held a generation that no line names any more.
 async fn remove(cluster: &Cluster, one: &Generation) -> anyhow::Result<()> {
-    cluster
-        .delete::<PersistentVolumeClaim>(&one.claim, Some(&one.uid), None)
-        .await?;
+    let (name, uid) = (&one.claim, Some(one.uid.as_str()));
+    match one.kind {
+        Kind::Claim => {
+            cluster
+                .delete::<PersistentVolumeClaim>(name, uid, None)
+                .await?
+        }
+        Kind::Snapshot => cluster.delete::<VolumeSnapshot>(name, uid, None).await?,
+    };
     Ok(())
 }
 
@@ -103,7 +123,7 @@ fn is_unused(seen: &Scene, all: &[&Generation]) -> anyhow::Result<()> {
     let is_deleted = |claim: &str| all.iter().any(|one| one.claim == claim);
     let mut users = Vec::new();
     for one in all {
-        for clone in seen.clones(&one.claim) {
+        for clone in seen.clones(one) {
             if !is_deleted(clone) {
                 users.push(format!(
                     "claim `{clone}` is a clone of generation {}",
@@ -111,7 +131,11 @@ fn is_unused(seen: &Scene, all: &[&Generation]) -> anyhow::Result<()> {
                 ));
             }
         }
-        for pod in seen.mounted_by(&one.claim) {
+        let mounting = match one.kind {
+            Kind::Claim => seen.mounted_by(&one.claim),
+            Kind::Snapshot => &[],
+        };
+        for pod in mounting {
             users.push(format!("pod `{pod}` mounts generation {}", one.number));
         }
     }

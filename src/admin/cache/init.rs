@@ -5,9 +5,11 @@ use clap::Args;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::fill::{Filling, How};
+use super::list::on;
 use super::scene::Scene;
 use super::store::{self, Next};
-use super::{Chosen, now, person, print, tell, warn};
+use super::{Chosen, Via, now, person, tell, warn};
+use crate::cache::line::ANYWHERE;
 use crate::cache::{Base, Line, Role, clone};
 use crate::cluster::Cluster;
 use crate::spool::Nonce;
@@ -19,8 +21,8 @@ Examples:
 
 /// Makes the first generation of a line: imported from a claim, or empty; and filled, or not
 ///
-/// A claim is imported as a clone, so it stays what it is. With `--image` a Job writes into the
-/// new volume before it is sealed. Nothing may write to the claim while it is cloned.
+/// A claim is imported as a clone, or a snapshot, so it stays what it is. With `--image` a Job writes
+/// into the new volume before it is sealed. Nothing may write to the claim while it is cloned.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Init {
@@ -61,6 +63,9 @@ pub struct Init {
     env: Vec<(String, String)>,
 
     #[command(flatten)]
+    via: Via,
+
+    #[command(flatten)]
     how: How,
 
     /// What the Job runs; otherwise what its image does
@@ -79,12 +84,20 @@ impl Init {
     pub async fn act(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let key = &self.chosen.line;
         let node = self.chosen.node.as_deref();
+        let snapshot = self.via.snapshot();
+        let place = snapshot.as_ref().map_or(node, |_| Some(ANYWHERE));
         let scene = Scene::read(cluster).await?;
         if let Some(line) = scene.lines.iter().find(|line| line.key == *key) {
-            is_free(line, node)?;
+            is_free(line, place)?;
         }
         let nonce = Nonce::random()?;
         let begin = self.begin(cluster, &scene).await?;
+        if let (Some(_), Some(from)) = (&snapshot, begin.claim) {
+            // Its volume may be of those that cannot be cloned.
+            return self
+                .seal(cluster, &from, begin.base, begin.depth - 1, ANYWHERE)
+                .await;
+        }
         let name = store::fresh_name(key, &nonce);
         // Until it is sealed, `gc` takes it when this process does not come to that.
         let manifest = store::manifest(&name, Role::Clone, &begin.spec, node, &begin.told);
@@ -107,19 +120,42 @@ impl Init {
             }
         };
         let claim = store::bound(cluster, &name).await?;
-        let node = match ran_on {
-            Some(node) => node,
-            None => store::node_of(cluster, &claim, node).await?,
+        let node = match (place, ran_on) {
+            (Some(ANYWHERE), _) => ANYWHERE.to_owned(),
+            (_, Some(node)) => node,
+            (_, None) => store::node_of(cluster, &claim, node).await?,
         };
+        self.seal(cluster, &claim, begin.base, begin.depth, &node)
+            .await?;
+        if snapshot.is_some() {
+            let uid = claim.metadata.uid.as_deref();
+            cluster
+                .delete::<PersistentVolumeClaim>(&name, uid, None)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the claim, or a snapshot of it, the first generation.
+    async fn seal(
+        &self,
+        cluster: &Cluster,
+        claim: &PersistentVolumeClaim,
+        base: Option<Base>,
+        depth: u32,
+        node: &str,
+    ) -> anyhow::Result<()> {
+        let key = &self.chosen.line;
         let next = Next {
-            claim: &claim,
-            node: &node,
-            base: begin.base,
-            depth: begin.depth,
+            claim,
+            node,
+            base,
+            depth,
             lineage: person("init"),
             time: now(),
+            snapshot: self.via.snapshot(),
         };
-        let number = store::promote(cluster, key, next, |line| is_free(line, Some(&node))).await?;
+        let made = store::promote(cluster, key, next, |line| is_free(line, Some(node))).await?;
         if let Some(keep) = self.keep {
             store::change(cluster, key, |line| {
                 line.keep = keep;
@@ -130,9 +166,14 @@ impl Init {
         if let Some(words) = self.of_root() {
             warn(&words);
         }
-        print(&format!(
-            "{key}: generation {number} on node `{node}` is claim `{name}`\n"
-        ))
+        let words = format!(
+            "{key}: generation {} on {} is {} `{}`\n",
+            made.number,
+            on(node),
+            made.kind.noun(),
+            made.claim
+        );
+        self.chosen.told(&words, &store::listed(key, node, &made))
     }
 
     async fn begin(&self, cluster: &Cluster, scene: &Scene) -> anyhow::Result<Begin> {
@@ -143,6 +184,7 @@ impl Init {
                 base: None,
                 depth: 0,
                 told: "nothing".to_owned(),
+                claim: None,
             });
         };
         let claim = cluster.get::<PersistentVolumeClaim>(from).await?;
@@ -158,6 +200,12 @@ impl Init {
                 pods.join("`, `")
             );
         }
+        if self.via.snapshot().is_some() && self.image.is_some() {
+            bail!(
+                "import claim `{from}`: a Job would write to it, because a snapshot of it is to be the \
+                 generation; leave `--image` out, or `--from`"
+            );
+        }
         let place = scene
             .generations()
             .find(|place| place.generation.claim == *from);
@@ -171,6 +219,7 @@ impl Init {
             base,
             depth: 1 + place.map_or(0, |place| place.generation.depth),
             told: format!("a clone of claim `{from}`"),
+            claim: Some(claim),
         })
     }
 
@@ -200,6 +249,8 @@ struct Begin {
     base: Option<Base>,
     depth: u32,
     told: String,
+    /// What is imported.
+    claim: Option<PersistentVolumeClaim>,
 }
 
 /// A line that has a current generation needs no first one.
@@ -212,10 +263,11 @@ fn is_free(line: &Line, node: Option<&str>) -> anyhow::Result<()> {
     match taken {
         None => Ok(()),
         Some((name, current)) => bail!(
-            "begin the line `{}`: generation {} is current on node `{name}`; use `arc-hook cache \
+            "begin the line `{}`: generation {} is current on {}; use `arc-hook cache \
              promote`, or another `--node`",
             line.key,
-            current.number
+            current.number,
+            on(name)
         ),
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::scene::Scene;
 use super::{Format, now, print, warn};
 use crate::admin::access::Access;
+use crate::cache::line::ANYWHERE;
 use crate::cache::{Generation, Generations, Line, Lineage};
 use crate::cluster::Cluster;
 
@@ -61,7 +62,7 @@ fn tree(scene: &Scene, now: Timestamp) -> String {
             let _ = writeln!(
                 text,
                 "  {:<18} {:>4} {:>7} {:>5} {:>6} {:>6}  WRITTEN BY",
-                fit(node, 18),
+                fit(place(node), 18),
                 "AGE",
                 "SIZE",
                 "DEPTH",
@@ -85,7 +86,7 @@ fn tree(scene: &Scene, now: Timestamp) -> String {
 }
 
 fn row(scene: &Scene, entry: &Generations, one: &Generation, now: Timestamp) -> String {
-    let clones = scene.clones(&one.claim);
+    let clones = scene.clones(one);
     let used = clones
         .iter()
         .filter(|clone| !scene.mounted_by(clone).is_empty());
@@ -103,6 +104,19 @@ fn row(scene: &Scene, entry: &Generations, one: &Generation, now: Timestamp) -> 
     format!("{head}{}", written_by(&one.lineage, room))
         .trim_end()
         .to_owned()
+}
+
+/// Where the generations of an entry are, as a column says it.
+fn place(node: &str) -> &str {
+    if node == ANYWHERE { "any node" } else { node }
+}
+
+/// The same within a sentence.
+pub fn on(node: &str) -> String {
+    match node {
+        ANYWHERE => "any node".to_owned(),
+        node => format!("node `{node}`"),
+    }
 }
 
 /// How a generation stands, in a word.
@@ -182,7 +196,7 @@ pub fn of_line(scene: &Scene, line: &Line) -> Value {
 
 fn of_generation(scene: &Scene, one: &Generation) -> Value {
     let clones: Vec<Value> = scene
-        .clones(&one.claim)
+        .clones(one)
         .iter()
         .map(|clone| json!({"claim": clone, "pods": scene.mounted_by(clone)}))
         .collect();

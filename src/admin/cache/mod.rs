@@ -20,10 +20,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 
 use super::access::Access;
 use super::{Format, print};
-use crate::cache::{Key, Lineage};
+use crate::cache::record::SnapshotWish;
+use crate::cache::{Key, Kind, Lineage};
 use crate::cluster::Cluster;
 
 /// How long an API server that does not answer is asked.
@@ -86,7 +88,7 @@ impl Verb {
             Self::Promote(verb) => verb.act(cluster).await,
             Self::Rollback(verb) => verb.act(cluster).await,
             Self::Taint(verb) => verb.act(cluster).await,
-            Self::Rebase(verb) => verb.act(cluster).await,
+            Self::Rebase(verb) => Box::pin(verb.act(cluster)).await,
             Self::Delete(verb) => verb.act(cluster).await,
         }
     }
@@ -102,8 +104,43 @@ struct Chosen {
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
 
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+
     #[command(flatten)]
     access: Access,
+}
+
+impl Chosen {
+    /// Tells what was done, to a person or a script.
+    fn told(&self, words: &str, value: &Value) -> anyhow::Result<()> {
+        match self.output {
+            Format::Text => print(words),
+            Format::Json => print(&format!("{value:#}\n")),
+        }
+    }
+}
+
+/// What a new generation is.
+#[derive(Debug, Args)]
+struct Via {
+    /// What the generation is: the claim itself, or a snapshot of it, for lines whose caches say
+    /// `via: snapshot`
+    #[arg(long, value_enum, default_value_t)]
+    via: Kind,
+
+    /// Class of the snapshot; otherwise the default one of the volume's driver
+    #[arg(long, value_name = "NAME")]
+    snapshot_class: Option<String>,
+}
+
+impl Via {
+    fn snapshot(&self) -> Option<SnapshotWish> {
+        (self.via == Kind::Snapshot).then(|| SnapshotWish {
+            class: self.snapshot_class.clone(),
+        })
+    }
 }
 
 /// Tells a person what goes on. Results are printed, so that a script can read them.

@@ -4,9 +4,11 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
+use super::list::on;
 use super::scene::Scene;
 use super::store::{self, Next};
-use super::{Chosen, now, person, print};
+use super::{Chosen, Via, now, person};
+use crate::cache::line::ANYWHERE;
 use crate::cache::{Base, LINE_LABEL, ROLE_LABEL, Role, clone};
 use crate::cluster::Cluster;
 
@@ -17,7 +19,8 @@ Examples:
 /// Makes a claim the next generation of a line
 ///
 /// The line takes the claim over: it is never written to again, and `gc` deletes it when it is
-/// old. So no pod may mount it.
+/// old. So no pod may mount it. With `--via snapshot` the line gets a snapshot of it, and the claim
+/// stays yours.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Promote {
@@ -27,6 +30,9 @@ pub struct Promote {
     /// The claim
     #[arg(long, value_name = "PVC")]
     claim: String,
+
+    #[command(flatten)]
+    via: Via,
 }
 
 impl Promote {
@@ -41,7 +47,9 @@ impl Promote {
         let claim = claim.with_context(|| format!("promote claim `{name}`: it is gone"))?;
         may_be_taken(&scene, name, claim)?;
         let parent = scene.parent(claim);
+        let snapshot = self.via.snapshot();
         let node = match parent {
+            _ if snapshot.is_some() => ANYWHERE.to_owned(),
             Some(parent) => parent.node.to_owned(),
             None => store::node_of(cluster, claim, self.chosen.node.as_deref()).await?,
         };
@@ -60,11 +68,16 @@ impl Promote {
             depth: parent.map_or(0, |parent| parent.generation.depth) + u32::from(is_clone),
             lineage: person("promote"),
             time: now(),
+            snapshot,
         };
-        let number = store::promote(cluster, key, next, |_| Ok(())).await?;
-        print(&format!(
-            "{key}: claim `{name}` is generation {number} on node `{node}`\n"
-        ))
+        let made = store::promote(cluster, key, next, |_| Ok(())).await?;
+        let (noun, held) = (made.kind.noun(), &made.claim);
+        let words = format!(
+            "{key}: {noun} `{held}` is generation {} on {}\n",
+            made.number,
+            on(&node)
+        );
+        self.chosen.told(&words, &store::listed(key, &node, &made))
     }
 }
 

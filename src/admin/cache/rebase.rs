@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use serde_json::json;
 
 use super::fill::{Filling, How, SOURCE_PATH};
 use super::scene::Scene;
 use super::store::{self, Next};
-use super::{Chosen, now, person, print, tell};
-use crate::cache::{Base, Role, clone};
+use super::{Chosen, now, person, tell};
+use crate::cache::{Base, Kind, Role, clone};
 use crate::cluster::Cluster;
 use crate::spool::Nonce;
 
@@ -43,6 +44,12 @@ impl Rebase {
         let found = seen.chosen(&self.chosen)?;
         let (node, one) = (found.node, found.generation(None)?);
         let told = format!("{key} generation {}", one.number);
+        if one.kind == Kind::Snapshot {
+            bail!(
+                "copy {told}: it is a snapshot, which a Job cannot mount; fill a claim with a copy of \
+                 `arc-hook cache clone`, and `arc-hook cache promote --via snapshot` it"
+            );
+        }
         clone::usable(seen.claim(&one.claim), Some(&one.uid))
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("copy {told}"))?;
@@ -78,6 +85,7 @@ impl Rebase {
             depth: 0,
             lineage: person("rebase"),
             time: now(),
+            snapshot: None,
         };
         let promoted = store::promote(cluster, key, next, |line| {
             let current = line.current(node).map(|current| current.number);
@@ -90,7 +98,7 @@ impl Rebase {
             Ok(())
         });
         let number = match promoted.await {
-            Ok(number) => number,
+            Ok(generation) => generation.number,
             Err(error) => {
                 let uid = fresh.metadata.uid.as_deref();
                 cluster
@@ -99,8 +107,12 @@ impl Rebase {
                 return Err(error);
             }
         };
-        print(&format!(
-            "{key}: generation {number} on node `{node}` is claim `{name}`, {told}\n"
-        ))
+        let value = json!({
+            "line": key.to_string(), "node": node, "number": number, "claim": name,
+            "from": one.number,
+        });
+        let words =
+            format!("{key}: generation {number} on node `{node}` is claim `{name}`, {told}\n");
+        self.chosen.told(&words, &value)
     }
 }

@@ -2,9 +2,11 @@
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use serde_json::json;
 
+use super::list::on;
 use super::scene::Scene;
-use super::{Chosen, now, print, store};
+use super::{Chosen, now, store};
 use crate::cache::Generations;
 use crate::cluster::Cluster;
 
@@ -45,10 +47,11 @@ impl Rollback {
             })?,
         };
         let one = found.generation(Some(number))?;
-        if seen.claim(&one.claim).is_none() {
+        if !seen.holds(one) {
             bail!(
-                "roll `{key}` back to generation {number}: its claim `{}` is gone; name another by \
+                "roll `{key}` back to generation {number}: its {} `{}` is gone; name another by \
                  `--to`",
+                one.kind.noun(),
                 one.claim
             );
         }
@@ -71,10 +74,14 @@ impl Rollback {
             Ok(())
         })
         .await?;
+        let value =
+            json!({"line": key.to_string(), "node": node, "current": number, "before": before});
         let before = before.map_or_else(|| "none".to_owned(), |before| before.to_string());
-        print(&format!(
-            "{key}: generation {number} is current on node `{node}`; it was {before}\n"
-        ))
+        let words = format!(
+            "{key}: generation {number} is current on {}; it was {before}\n",
+            on(node)
+        );
+        self.chosen.told(&words, &value)
     }
 }
 

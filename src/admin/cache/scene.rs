@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 
 use super::Chosen;
 use crate::cache::gc::source;
-use crate::cache::{Generation, Generations, Key, Line, ROLE_LABEL, Role, clone};
-use crate::cluster::{Cluster, ClusterError};
+use crate::cache::{Generation, Generations, Key, Kind, Line, ROLE_LABEL, Role, clone};
+use crate::cluster::{Cluster, ClusterError, VolumeSnapshot};
 
 /// Lines, claims, and the pods that mount them.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,8 @@ pub struct Scene {
     pub unread: Vec<String>,
     /// Every claim.
     pub claims: Vec<PersistentVolumeClaim>,
+    /// Every snapshot that can be seen.
+    pub snapshots: Vec<VolumeSnapshot>,
     /// Pods by the claim that they mount.
     pub pods: BTreeMap<String, Vec<String>>,
 }
@@ -38,13 +40,15 @@ impl Scene {
     /// Reads it.
     pub async fn read(cluster: &Cluster) -> Result<Self, ClusterError> {
         let label = format!("{ROLE_LABEL}={}", Role::Line.as_str());
-        let (claims, pods, maps) = tokio::try_join!(
+        let (claims, pods, maps, snapshots) = tokio::try_join!(
             cluster.list::<PersistentVolumeClaim>(None),
             cluster.list::<Pod>(None),
             cluster.list::<ConfigMap>(Some(&label)),
+            cluster.snapshots(),
         )?;
         let mut scene = Self {
             claims,
+            snapshots: snapshots.unwrap_or_default(),
             ..Self::default()
         };
         for map in &maps {
@@ -81,9 +85,10 @@ impl Scene {
         on(self.line(&chosen.line)?, chosen.node.as_deref())
     }
 
-    /// Claims that were cloned from a claim.
-    pub fn clones(&self, claim: &str) -> Vec<&str> {
-        let is_clone = |one: &&PersistentVolumeClaim| source(one) == Some(claim);
+    /// Claims that were cloned or restored from a generation.
+    pub fn clones(&self, one: &Generation) -> Vec<&str> {
+        let parent = Some((one.kind, one.claim.as_str()));
+        let is_clone = |claim: &&PersistentVolumeClaim| source(claim) == parent;
         let clones = self.claims.iter().filter(is_clone);
         clones
             .filter_map(|one| one.metadata.name.as_deref())
@@ -99,6 +104,18 @@ impl Scene {
     pub fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
         let is_it = |claim: &&PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
         self.claims.iter().find(is_it)
+    }
+
+    /// What holds a generation is there.
+    pub fn holds(&self, one: &Generation) -> bool {
+        match one.kind {
+            Kind::Claim => self.claim(&one.claim).is_some(),
+            Kind::Snapshot => {
+                let name = Some(one.claim.as_str());
+                let mut all = self.snapshots.iter();
+                all.any(|snapshot| snapshot.metadata.name.as_deref() == name)
+            }
+        }
     }
 
     /// Every generation of every line.
@@ -118,7 +135,7 @@ impl Scene {
     pub fn parent(&self, claim: &PersistentVolumeClaim) -> Option<Place<'_>> {
         let source = source(claim)?;
         self.generations()
-            .find(|place| place.generation.claim == source)
+            .find(|place| (place.generation.kind, place.generation.claim.as_str()) == source)
     }
 
     /// The generations that hold what was in this one, near ones first.
@@ -143,7 +160,7 @@ impl Scene {
     }
 }
 
-/// A line's generations on one node.
+/// A line's generations on one node, or those that are snapshots and tied to none.
 #[derive(Debug, Clone, Copy)]
 pub struct Found<'l> {
     /// The line.
@@ -289,6 +306,7 @@ pub mod tests {
                 claim("cache-2", Some("cache-1")),
                 claim("cache-1", None),
             ],
+            snapshots: Vec::new(),
             pods: BTreeMap::from([("job-1".to_owned(), vec!["runner-workflow".to_owned()])]),
         }
     }
@@ -324,7 +342,13 @@ pub mod tests {
     #[test]
     fn clones_are_counted_by_their_source_and_uses_by_their_mounts() {
         let scene = scene();
-        assert_eq!(scene.clones("cache-3"), ["job-1", "job-2"]);
+        let third = scene.lines[1].nodes["node-1"].get(3).unwrap();
+        assert_eq!(scene.clones(third), ["job-1", "job-2"]);
+        let snapshot = Generation {
+            kind: Kind::Snapshot,
+            ..third.clone()
+        };
+        assert!(scene.clones(&snapshot).is_empty() && !scene.holds(&snapshot));
         assert_eq!(scene.mounted_by("job-1"), ["runner-workflow"]);
         assert_eq!(scene.mounted_by("job-2"), [""; 0]);
         let parent = scene.parent(&claim("x", Some("cache-2"))).unwrap();

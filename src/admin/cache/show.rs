@@ -6,7 +6,7 @@ use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 
 use super::scene::{self, Scene};
-use super::{Chosen, Format, list, now, print};
+use super::{Chosen, list, now};
 use crate::cache::{Generation, Line};
 use crate::cluster::Cluster;
 
@@ -21,10 +21,6 @@ Examples:
 pub struct Show {
     #[command(flatten)]
     pub chosen: Chosen,
-
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    output: Format,
 }
 
 impl Show {
@@ -35,10 +31,10 @@ impl Show {
             scene::on(&line, Some(node))?;
             line.nodes.retain(|name, _| name == node);
         }
-        print(&match self.output {
-            Format::Text => described(&scene, &line, now()),
-            Format::Json => format!("{:#}\n", list::of_line(&scene, &line)),
-        })
+        self.chosen.told(
+            &described(&scene, &line, now()),
+            &list::of_line(&scene, &line),
+        )
     }
 }
 
@@ -50,7 +46,7 @@ fn described(scene: &Scene, line: &Line, now: Timestamp) -> String {
         generations.sort_by_key(|one| std::cmp::Reverse(one.number));
         for one in generations {
             let state = list::state(entry, one);
-            let head = format!("\ngeneration {} on node {node} {state}", one.number);
+            let head = format!("\ngeneration {} on {} {state}", one.number, list::on(node));
             let _ = writeln!(text, "{}", head.trim_end());
             for (name, value) in facts(scene, one, now) {
                 let _ = writeln!(text, "  {name:<10} {value}");
@@ -62,14 +58,11 @@ fn described(scene: &Scene, line: &Line, now: Timestamp) -> String {
 
 fn facts(scene: &Scene, one: &Generation, now: Timestamp) -> Vec<(&'static str, String)> {
     let lineage = &one.lineage;
-    let gone = match scene.claim(&one.claim) {
-        Some(_) => "",
-        None => " (gone)",
-    };
+    let gone = if scene.holds(one) { "" } else { " (gone)" };
     let ago = |time: &str| format!("{time} ({} ago)", list::age(time, now));
     let class = one.class.as_deref().unwrap_or("no class");
     let mut facts = vec![
-        ("claim", format!("{}{gone}", one.claim)),
+        (one.kind.noun(), format!("{}{gone}", one.claim)),
         ("size", format!("{}, {class}", one.size)),
         ("written", ago(&one.time)),
     ];
@@ -113,7 +106,7 @@ fn facts(scene: &Scene, one: &Generation, now: Timestamp) -> Vec<(&'static str, 
     if !lineage.sha.is_empty() {
         facts.push(("commit", lineage.sha.clone()));
     }
-    for clone in scene.clones(&one.claim) {
+    for clone in scene.clones(one) {
         let pods = scene.mounted_by(clone).join(", ");
         let used = match pods.as_str() {
             "" => String::new(),

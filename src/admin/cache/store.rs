@@ -8,9 +8,13 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::cache::line::ANYWHERE;
 use crate::cache::promote::seal;
+use crate::cache::record::SnapshotWish;
+use crate::cache::snapshot::{self, Seal};
 use crate::cache::{
-    Base, Generation, Generations, Key, Line, Lineage, PARENT_ANNOTATION, ROLE_LABEL, Role, clone,
+    Base, Generation, Generations, Key, Kind, Line, Lineage, PARENT_ANNOTATION, ROLE_LABEL, Role,
+    clone,
 };
 use crate::cluster::Cluster;
 use crate::pod::names;
@@ -75,61 +79,112 @@ pub struct Next<'n> {
     pub lineage: Lineage,
     /// When.
     pub time: Timestamp,
+    /// Where a snapshot of the claim is to be the generation.
+    pub snapshot: Option<SnapshotWish>,
 }
 
-/// Seals a claim and moves the pointer of the line to it. `may` looks at the line as it is then,
-/// and can refuse.
+impl Next<'_> {
+    /// The entry that it belongs to.
+    fn place(&self) -> &str {
+        if self.snapshot.is_some() {
+            ANYWHERE
+        } else {
+            self.node
+        }
+    }
+}
+
+/// Seals a claim, or a snapshot of it, and moves the pointer of the line to it. `may` looks at the
+/// line as it is then, and can refuse.
 pub async fn promote(
     cluster: &Cluster,
     key: &Key,
     next: Next<'_>,
     may: impl Fn(&Line) -> anyhow::Result<()>,
-) -> anyhow::Result<u64> {
-    let name = next.claim.metadata.name.clone().unwrap_or_default();
-    let uid = next.claim.metadata.uid.clone().unwrap_or_default();
-    let time = next.time.to_string();
+) -> anyhow::Result<Generation> {
+    let place = next.place();
     // Should another be faster, the number in the claim's annotation, for people, is not its own.
     let number = match cluster.get::<ConfigMap>(&key.object_name()).await? {
         Some(map) => Line::read(&map)?
             .nodes
-            .get(next.node)
+            .get(place)
             .map_or(1, Generations::next),
         None => 1,
     };
-    let sealed = cluster
-        .patch::<PersistentVolumeClaim>(&name, &uid, seal(key, number, &time))
-        .await?
-        .with_context(|| format!("seal claim `{name}`: it is gone; name another"))?;
-    let spec = sealed.spec.as_ref();
-    let generation = Generation {
-        number: 0,
-        claim: name.clone(),
-        uid: uid.clone(),
-        size: clone::capacity(&sealed)
-            .with_context(|| format!("seal claim `{name}`: it is not bound; wait for that"))?,
-        class: spec.and_then(|spec| spec.storage_class_name.clone()),
-        base: next.base,
-        depth: next.depth,
-        lineage: next.lineage,
-        time,
-        superseded: None,
-        tainted: None,
-    };
+    let generation = freeze(cluster, key, &next, number).await?;
     change(cluster, key, |line| {
-        let entry = line.nodes.entry(next.node.to_owned()).or_default();
-        if let Some(there) = entry.generations.iter().find(|one| one.uid == uid) {
-            return Ok(there.number);
+        let entry = line.nodes.entry(place.to_owned()).or_default();
+        let mut all = entry.generations.iter();
+        if let Some(there) = all.find(|one| one.uid == generation.uid) {
+            return Ok(there.clone());
         }
         may(line)?;
-        let entry = line.nodes.entry(next.node.to_owned()).or_default();
-        let number = entry.next();
-        entry.promote(Generation {
-            number,
+        let entry = line.nodes.entry(place.to_owned()).or_default();
+        let generation = Generation {
+            number: entry.next(),
             ..generation.clone()
-        });
-        Ok(number)
+        };
+        entry.promote(generation.clone());
+        Ok(generation)
     })
     .await
+}
+
+/// Seals the claim, or takes a snapshot of it.
+async fn freeze(
+    cluster: &Cluster,
+    key: &Key,
+    next: &Next<'_>,
+    number: u64,
+) -> anyhow::Result<Generation> {
+    let meta = &next.claim.metadata;
+    let name = meta.name.clone().unwrap_or_default();
+    let uid = meta.uid.clone().unwrap_or_default();
+    let now = next.time.to_string();
+    let spec = next.claim.spec.as_ref();
+    let mut generation = Generation {
+        number,
+        kind: Kind::Claim,
+        size: clone::capacity(next.claim)
+            .with_context(|| format!("seal claim `{name}`: it is not bound; wait for that"))?,
+        class: spec.and_then(|spec| spec.storage_class_name.clone()),
+        base: next.base.clone(),
+        depth: next.depth,
+        lineage: next.lineage.clone(),
+        time: now.clone(),
+        superseded: None,
+        tainted: None,
+        claim: name.clone(),
+        uid: uid.clone(),
+    };
+    if let Some(wish) = &next.snapshot {
+        let seal = Seal {
+            line: key,
+            number,
+            now: &now,
+        };
+        let taken = snapshot::take(cluster, next.claim, wish, seal).await?;
+        let taken = taken
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("take a snapshot of claim `{name}`"))?;
+        generation.kind = Kind::Snapshot;
+        generation.claim = taken.metadata.name.unwrap_or_default();
+        generation.uid = taken.metadata.uid.unwrap_or_default();
+    } else {
+        cluster
+            .patch::<PersistentVolumeClaim>(&name, &uid, seal(key, number, &now))
+            .await?
+            .with_context(|| format!("seal claim `{name}`: it is gone; name another"))?;
+    }
+    Ok(generation)
+}
+
+/// A new generation, for scripts.
+pub fn listed(key: &Key, node: &str, made: &Generation) -> Value {
+    json!({
+        "line": key.to_string(), "node": node, "number": made.number,
+        made.kind.noun(): made.claim,
+    })
 }
 
 /// The manifest of a claim that is made for a person; `parent` tells where its content is from.

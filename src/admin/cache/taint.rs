@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::scene::{self, Scene};
-use super::{Chosen, Format, now, print, store};
+use super::{Chosen, now, store};
 use crate::cache::{Generation, Key, Taint as Mark};
 use crate::cluster::Cluster;
 
@@ -30,10 +30,6 @@ pub struct Taint {
     /// Why, for those who meet it
     #[arg(long, value_name = "TEXT")]
     reason: String,
-
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    output: Format,
 }
 
 impl Taint {
@@ -57,10 +53,10 @@ impl Taint {
             Ok(entry.current == Some(self.generation))
         })
         .await?;
-        print(&match self.output {
-            Format::Text => told(&seen, key, node, one, is_current),
-            Format::Json => format!("{:#}\n", listed(&seen, key, node, one, is_current)),
-        })
+        self.chosen.told(
+            &told(&seen, key, node, one, is_current),
+            &listed(&seen, key, node, one, is_current),
+        )
     }
 }
 
@@ -101,17 +97,13 @@ fn told(seen: &Scene, key: &Key, node: &str, one: &Generation, is_current: bool)
 
 /// Claims that are no generations and hold what was in it, and the pods that mount them.
 fn claims<'s>(seen: &'s Scene, one: &Generation) -> Vec<(&'s str, &'s [String])> {
-    let mut family = vec![one.claim.as_str()];
     let descendants = seen.descendants(&one.uid);
-    family.extend(
-        descendants
-            .iter()
-            .map(|place| place.generation.claim.as_str()),
-    );
+    let mut family = vec![one];
+    family.extend(descendants.iter().map(|place| place.generation));
     let mut found = Vec::new();
     for member in &family {
         for clone in seen.clones(member) {
-            if !family.contains(&clone) {
+            if family.iter().all(|one| one.claim != clone) {
                 found.push((clone, seen.mounted_by(clone)));
             }
         }

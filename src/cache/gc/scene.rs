@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cache::{Key, Line, ROLE_LABEL, Role, SEALED_ANNOTATION, clone};
-use crate::cluster::{Cluster, ClusterError};
+use crate::cache::{Key, Kind, Line, ROLE_LABEL, Role, SEALED_ANNOTATION, clone};
+use crate::cluster::{Cluster, ClusterError, VolumeSnapshot};
 
 /// What there is.
 #[derive(Debug, Default)]
 pub struct Scene {
     /// Every claim of the namespace.
     pub claims: Vec<PersistentVolumeClaim>,
+    /// Every snapshot; `None` when none was looked for or may be seen, and then none is touched.
+    pub snapshots: Option<Vec<VolumeSnapshot>>,
     /// Names of claims that a pod mounts.
     pub mounted: BTreeSet<String>,
     /// Every line that can be read.
@@ -26,7 +29,9 @@ pub struct Scene {
 /// Something to be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Doomed {
-    /// Name of the claim.
+    /// What kind of object it is.
+    pub kind: Kind,
+    /// Name of the claim, or snapshot.
     pub claim: String,
     /// The generation that it is in a line, which it leaves first.
     pub listed: Option<Listed>,
@@ -49,16 +54,23 @@ pub struct Listed {
 }
 
 impl Scene {
-    /// Reads it. What others change meanwhile is the same or younger than the grace.
-    pub async fn read(cluster: &Cluster) -> Result<Self, ClusterError> {
+    /// Reads it, with snapshots where these are looked for. What others change meanwhile is the same
+    /// or younger than the grace.
+    pub async fn read(cluster: &Cluster, snapshots: bool) -> Result<Self, ClusterError> {
         // The lines last: what is named by one when it is sealed is seen here.
         let (claims, pods) = tokio::try_join!(
             cluster.list::<PersistentVolumeClaim>(None),
             cluster.list::<Pod>(None)
         )?;
+        let snapshots = if snapshots {
+            cluster.snapshots().await?
+        } else {
+            None
+        };
         let line = format!("{ROLE_LABEL}={}", Role::Line.as_str());
         let mut scene = Self {
             claims,
+            snapshots,
             mounted: pods
                 .iter()
                 .flat_map(clone::claims_of)
@@ -97,14 +109,14 @@ impl Scene {
                 for one in old.into_iter().skip(keep) {
                     let since = one.superseded.as_deref();
                     let is_old = since.is_some_and(|since| is_older(since, now, grace));
-                    let is_ours = self
-                        .claims
-                        .iter()
-                        .any(|claim| claim.metadata.uid.as_deref() == Some(&one.uid));
-                    if !is_old || (is_ours && self.is_pinned(&one.claim)) {
+                    let is_unseen = one.kind == Kind::Snapshot && self.snapshots.is_none();
+                    let found = self.meta(one.kind, &one.claim);
+                    let is_ours = found.is_some_and(|meta| meta.uid.as_deref() == Some(&one.uid));
+                    if !is_old || is_unseen || (is_ours && self.is_pinned(one.kind, &one.claim)) {
                         continue;
                     }
                     doomed.push(Doomed {
+                        kind: one.kind,
                         claim: one.claim.clone(),
                         listed: Some(Listed {
                             line: line.key.clone(),
@@ -112,7 +124,7 @@ impl Scene {
                             number: one.number,
                         }),
                         why: format!("superseded, and {keep} later ones stay"),
-                        clones: self.clones(&one.claim),
+                        clones: self.clones(one.kind, &one.claim),
                     });
                 }
             }
@@ -129,8 +141,7 @@ impl Scene {
             .map(|one| one.uid.as_str())
             .collect();
         let mut doomed = Vec::new();
-        for claim in &self.claims {
-            let meta = &claim.metadata;
+        for (kind, meta) in self.objects() {
             let name = meta.name.as_deref().unwrap_or_default();
             let made = meta
                 .creation_timestamp
@@ -141,7 +152,7 @@ impl Scene {
                 .owner_references
                 .as_ref()
                 .is_some_and(|all| !all.is_empty());
-            if meta.deletion_timestamp.is_some() || self.is_pinned(name) {
+            if meta.deletion_timestamp.is_some() || self.is_pinned(kind, name) {
                 continue;
             }
             let why = if label(ROLE_LABEL) == Some(Role::Generation.as_str()) {
@@ -167,41 +178,65 @@ impl Scene {
                 continue;
             };
             doomed.push(Doomed {
+                kind,
                 claim: name.to_owned(),
                 listed: None,
                 why: why.to_owned(),
-                clones: self.clones(name),
+                clones: self.clones(kind, name),
             });
         }
         doomed
     }
 
     /// A clone of it is still being made.
-    fn is_pinned(&self, name: &str) -> bool {
+    fn is_pinned(&self, kind: Kind, name: &str) -> bool {
         self.claims.iter().any(|claim| {
             let phase = claim
                 .status
                 .as_ref()
                 .and_then(|status| status.phase.as_deref());
-            source(claim) == Some(name) && phase != Some("Bound")
+            source(claim) == Some((kind, name)) && phase != Some("Bound")
         })
     }
 
-    fn clones(&self, name: &str) -> usize {
-        let is_clone = |claim: &&PersistentVolumeClaim| source(claim) == Some(name);
+    fn clones(&self, kind: Kind, name: &str) -> usize {
+        let is_clone = |claim: &&PersistentVolumeClaim| source(claim) == Some((kind, name));
         self.claims.iter().filter(is_clone).count()
+    }
+
+    /// Everything that can hold a generation.
+    fn objects(&self) -> impl Iterator<Item = (Kind, &ObjectMeta)> {
+        let claims = self.claims.iter().map(|one| (Kind::Claim, &one.metadata));
+        let snapshots = self.snapshots.iter().flatten();
+        claims.chain(snapshots.map(|one| (Kind::Snapshot, &one.metadata)))
+    }
+
+    fn meta(&self, kind: Kind, name: &str) -> Option<&ObjectMeta> {
+        self.objects()
+            .find(|(found, meta)| *found == kind && meta.name.as_deref() == Some(name))
+            .map(|(_, meta)| meta)
     }
 
     pub(super) fn claim(&self, name: &str) -> Option<&PersistentVolumeClaim> {
         let is_it = |claim: &&PersistentVolumeClaim| claim.metadata.name.as_deref() == Some(name);
         self.claims.iter().find(is_it)
     }
+
+    pub(super) fn snapshot(&self, name: &str) -> Option<&VolumeSnapshot> {
+        let is_it = |one: &&VolumeSnapshot| one.metadata.name.as_deref() == Some(name);
+        self.snapshots.iter().flatten().find(is_it)
+    }
 }
 
-/// The claim that another is cloned from.
-pub(crate) fn source(claim: &PersistentVolumeClaim) -> Option<&str> {
+/// The claim that another is cloned from, or the snapshot that it is restored from.
+pub(crate) fn source(claim: &PersistentVolumeClaim) -> Option<(Kind, &str)> {
     let source = claim.spec.as_ref()?.data_source.as_ref()?;
-    (source.kind == "PersistentVolumeClaim").then_some(source.name.as_str())
+    let kind = match source.kind.as_str() {
+        "PersistentVolumeClaim" => Kind::Claim,
+        "VolumeSnapshot" => Kind::Snapshot,
+        _ => return None,
+    };
+    Some((kind, source.name.as_str()))
 }
 
 /// A time that cannot be read is young: nothing is deleted by mistake.
@@ -328,6 +363,44 @@ mod tests {
             claim["metadata"]["uid"] = json!("another");
         });
         assert_eq!(names(&scene(vec![line(1, 0)], vec![reborn])), ["g1"]);
+    }
+
+    /// The line of [`line`], whose generations are snapshots that are there.
+    fn snapshots(last: u64, keep: u32) -> Scene {
+        let mut line = line(last, keep);
+        let entry = line.nodes.remove("n1").unwrap();
+        let entry = line.nodes.entry("_".to_owned()).or_insert(entry);
+        for one in &mut entry.generations {
+            one.kind = Kind::Snapshot;
+        }
+        let all = generations(last).into_iter().map(serde_json::from_value);
+        Scene {
+            snapshots: Some(all.collect::<Result<_, _>>().unwrap()),
+            ..scene(vec![line], Vec::new())
+        }
+    }
+
+    #[test]
+    fn snapshots_go_like_claims_but_only_where_they_are_seen() {
+        let mut scene = snapshots(4, 1);
+        assert_eq!(names(&scene), ["g2", "g1"]);
+        let restored = claim("job", "clone", YOUNG, |claim| {
+            claim["spec"]["dataSource"] = json!({"kind": "VolumeSnapshot", "name": "g1"});
+            claim["status"]["phase"] = json!("Pending");
+        });
+        scene.claims = vec![serde_json::from_value(restored).unwrap()];
+        assert_eq!(names(&scene), ["g2"]);
+        scene.snapshots = None;
+        assert!(names(&scene).is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_that_no_line_names_goes_after_the_grace() {
+        let mut scene = snapshots(2, 1);
+        scene.lines.clear();
+        assert_eq!(names(&scene), ["g1", "g2"]);
+        scene.unread.push("format 2".to_owned());
+        assert!(names(&scene).is_empty());
     }
 
     #[test]

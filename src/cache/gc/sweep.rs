@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::scene::{Doomed, Listed, Scene};
 use super::{GRACE, lease};
-use crate::cache::Key;
-use crate::cluster::{Cluster, ClusterError, Deletion};
+use crate::cache::{Key, Kind};
+use crate::cluster::{Cluster, ClusterError, Deletion, Known};
 use crate::config::Config;
 use crate::fault;
 
@@ -26,9 +26,14 @@ pub struct Report {
     pub unread: Vec<String>,
 }
 
-/// Removes what is to go; `dry` only tells.
-pub async fn run(cluster: &Cluster, grace: Duration, dry: bool) -> Result<Report, ClusterError> {
-    let scene = Scene::read(cluster).await?;
+/// Removes what is to go, snapshots too where that is asked; `dry` only tells.
+pub async fn run(
+    cluster: &Cluster,
+    grace: Duration,
+    snapshots: bool,
+    dry: bool,
+) -> Result<Report, ClusterError> {
+    let scene = Scene::read(cluster, snapshots).await?;
     let doomed = scene.doomed(Timestamp::now(), grace);
     let mut report = Report {
         removed: Vec::new(),
@@ -48,16 +53,23 @@ pub async fn run(cluster: &Cluster, grace: Duration, dry: bool) -> Result<Report
         {
             continue;
         }
-        let went = match scene.claim(&one.claim) {
-            Some(claim) => cluster.delete_as_read(claim).await? == Deletion::Begun,
-            // It was only listed.
-            None => true,
+        let went = match one.kind {
+            Kind::Claim => delete(cluster, scene.claim(&one.claim)).await?,
+            Kind::Snapshot => delete(cluster, scene.snapshot(&one.claim)).await?,
         };
         if went {
             report.removed.push(one);
         }
     }
     Ok(report)
+}
+
+/// Deletes what is there; what was only listed is gone already.
+async fn delete<K: Known>(cluster: &Cluster, found: Option<&K>) -> Result<bool, ClusterError> {
+    match found {
+        Some(found) => Ok(cluster.delete_as_read(found).await? == Deletion::Begun),
+        None => Ok(true),
+    }
 }
 
 /// Takes generations out of their lines; returns the lines that someone else changed meanwhile.
@@ -92,12 +104,16 @@ async fn unlist(
 }
 
 /// Cleans at the end of a job, unless another does or has just done so.
-pub async fn after_job(cluster: &Cluster, config: &Config) -> Result<(), ClusterError> {
+pub async fn after_job(
+    cluster: &Cluster,
+    config: &Config,
+    snapshots: bool,
+) -> Result<(), ClusterError> {
     let Some(lease) = lease::acquire(cluster, &config.pod_name).await? else {
         return Ok(());
     };
     let grace = GRACE.max(config.prepare_timeout + MARGIN);
-    let report = run(cluster, grace, false).await;
+    let report = run(cluster, grace, snapshots, false).await;
     lease::release(cluster, lease).await;
     let report = report?;
     if !report.removed.is_empty() {

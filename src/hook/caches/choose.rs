@@ -12,7 +12,7 @@ use crate::cache::clone::{self, Claim};
 use crate::cache::policy::variable;
 use crate::cache::record::{Expected, Promotion, Target, Verify, permission};
 use crate::cache::select::{self, Passed};
-use crate::cache::{Base, Key, Line, LineError, Lineage};
+use crate::cache::{Base, Key, Kind, Line, LineError, Lineage, snapshot};
 use crate::cluster::{Cluster, ClusterError};
 use crate::hook::surroundings::Surroundings;
 use crate::pod::names;
@@ -20,13 +20,20 @@ use crate::pod::names;
 /// What a volume is made from, and what is told of it.
 pub(super) struct Choice {
     pub claim: Claim,
-    /// Name and uid of the claim that is cloned.
-    pub source: Option<(String, Option<String>)>,
+    /// What is cloned, by name and uid.
+    pub source: Option<Source>,
     pub base: Option<Base>,
     pub depth: u32,
     /// "clone of …", as the log says it.
     pub told: String,
     pub passed: Vec<Passed>,
+}
+
+/// What a claim is cloned or restored from.
+pub(super) struct Source {
+    pub kind: Kind,
+    pub name: String,
+    pub uid: String,
 }
 
 impl One<'_> {
@@ -54,26 +61,29 @@ impl One<'_> {
         let promotion = self.promotion(target, &lines, node);
         let name = clone::name(self.volume, self.all.nonce.as_str(), attempt);
         for (key, generation) in ranked {
-            let parent = cluster
-                .get::<PersistentVolumeClaim>(&generation.claim)
-                .await?;
-            if let Err(why) = clone::usable(parent.as_ref(), Some(&generation.uid)) {
-                let why = format!("generation {}: {why}", generation.number);
-                passed.push(Passed {
-                    name: key.to_string(),
-                    why,
-                });
-                continue;
-            }
-            let parent = parent.unwrap_or_default();
             let number = generation.number;
+            let like = template_spec(self.all.around, self.volume);
+            let spec = match snapshot::parent_spec(cluster, &generation, &like).await? {
+                Ok(spec) => spec,
+                Err(why) => {
+                    passed.push(Passed {
+                        name: key.to_string(),
+                        why: format!("generation {number}: {why}"),
+                    });
+                    continue;
+                }
+            };
             let choice = Choice {
                 claim: Claim {
                     name,
-                    spec: clone::of(&parent),
+                    spec,
                     parent: format!("{key} generation {number}"),
                 },
-                source: Some((generation.claim.clone(), Some(generation.uid.clone()))),
+                source: Some(Source {
+                    kind: generation.kind,
+                    name: generation.claim.clone(),
+                    uid: generation.uid.clone(),
+                }),
                 depth: generation.depth + 1,
                 told: format!(
                     "clone of {key} generation {number} ({}commit {})",
@@ -127,7 +137,11 @@ impl One<'_> {
                     choice.claim.spec = clone::of(&found);
                     choice.claim.parent = format!("claim {parent}");
                     choice.told = format!("clone of claim `{parent}`, the template's dataSource");
-                    choice.source = Some((parent.to_owned(), found.metadata.uid));
+                    choice.source = Some(Source {
+                        kind: Kind::Claim,
+                        name: parent.to_owned(),
+                        uid: found.metadata.uid.unwrap_or_default(),
+                    });
                     choice.depth = 1;
                 }
                 Err(why) => {
@@ -174,21 +188,25 @@ impl One<'_> {
             return Promotion::Off;
         };
         let settled = target.and_then(|key| {
-            let node = node.ok_or("the node of the runner is not known")?;
+            let place = self
+                .policy
+                .place(node)
+                .ok_or("the node of the runner is not known")?;
             let expected = match lines.get(&key) {
                 None => None,
                 Some(Err(error)) => return Err(error.to_string()),
                 Some(Ok(line)) if line.key != key => {
                     return Err(format!("its object holds the line {}", line.key));
                 }
-                Some(Ok(line)) => line.current(node).map(Expected::of),
+                Some(Ok(line)) => line.current(place).map(Expected::of),
             };
             let job = &self.all.around.config.github;
             Ok(Target {
-                node: node.to_owned(),
+                node: place.to_owned(),
                 expected,
                 keep: self.policy.keep(),
                 verify: self.verify()?,
+                snapshot: self.policy.snapshot(),
                 lineage: Lineage::of(job, self.verdict),
                 line: key,
             })

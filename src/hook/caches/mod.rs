@@ -5,15 +5,14 @@ mod tell;
 
 use std::time::{Duration, Instant};
 
-use choose::Choice;
+use choose::{Choice, Source};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::output;
 use super::surroundings::Surroundings;
-use crate::cache::clone;
-use crate::cache::{CacheRecord, Facts, Policy, Verdict};
-use crate::cluster::{Change, Cluster, ClusterError};
+use crate::cache::{CacheRecord, Facts, Kind, Policy, Verdict, clone, snapshot};
+use crate::cluster::{Change, Cluster, ClusterError, VolumeSnapshot};
 use crate::fault;
 use crate::pod::{self, Plan, names};
 use crate::spool::Nonce;
@@ -105,7 +104,7 @@ impl Caches<'_> {
             }
         }
         if let Some(error) = refused {
-            tell::refused(&error);
+            tell::refused(&error, policies.values());
         }
         Ok(records)
     }
@@ -221,11 +220,21 @@ impl One<'_> {
     }
 
     async fn is_orphaned(&self, choice: &Choice) -> Result<bool, ClusterError> {
-        let Some((name, uid)) = &choice.source else {
+        let Some(Source { kind, name, uid }) = &choice.source else {
             return Ok(false);
         };
-        let found = self.all.cluster.get::<PersistentVolumeClaim>(name).await?;
-        Ok(clone::usable(found.as_ref(), uid.as_deref()).is_err())
+        let cluster = self.all.cluster;
+        let usable = match kind {
+            Kind::Claim => {
+                let found = cluster.get::<PersistentVolumeClaim>(name).await?;
+                clone::usable(found.as_ref(), Some(uid))
+            }
+            Kind::Snapshot => {
+                let found = cluster.get::<VolumeSnapshot>(name).await?;
+                snapshot::usable(found.as_ref(), uid)
+            }
+        };
+        Ok(usable.is_err())
     }
 }
 

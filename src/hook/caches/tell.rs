@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::choose::Choice;
 use super::{Cloned, One};
 use crate::admin::rights::{self, Feature};
-use crate::cache::CacheRecord;
+use crate::cache::{CacheRecord, Kind, Policy};
 use crate::cluster::ClusterError;
 use crate::hook::output;
 
@@ -26,11 +26,18 @@ impl One<'_> {
 }
 
 /// The template's own volumes it is, because rights are missing.
-pub(super) fn refused(error: &ClusterError) {
+pub(super) fn refused<'p>(error: &ClusterError, policies: impl Iterator<Item = &'p Policy>) {
+    let mut features = vec![Feature::Caches];
+    if policies
+        .into_iter()
+        .any(|policy| policy.via == Kind::Snapshot)
+    {
+        features.push(Feature::Snapshots);
+    }
     output::warning(&format!(
         "{error}. The job runs on the template's own volumes. All rights that caches need: {}; \
          `arc-hook rbac` prints them for this hook template",
-        rights()
+        rights(&features)
     ));
 }
 
@@ -45,8 +52,8 @@ pub(super) fn not_lent(cache: &CacheRecord, path: &str) {
 }
 
 /// The rights that caches need, in a sentence.
-fn rights() -> String {
-    let rules = rights::rules(&[Feature::Caches]);
+fn rights(features: &[Feature]) -> String {
+    let rules = rights::rules(features);
     let told = |rule: &rights::Rule| format!("{} on `{}`", rule.verbs.join(", "), rule.resource);
     rules.iter().map(told).collect::<Vec<_>>().join("; ")
 }

@@ -34,7 +34,7 @@ fn what_is_wrong_in_an_annotation_is_found_in_the_file() {
     assert_eq!(
         refusal("keep: 3", "kepe: 3"),
         "read the hook template, line 5 column 7: annotation `arc-hook/cache.conan-home`: unknown \
-         key `kepe`; use parents, promote, keep, allow, via, verify, trusted-parents-only, shared"
+         key `kepe`; use parents, promote, keep, allow, via, snapshot-class, verify, trusted-parents-only, shared"
     );
     let within = refusal("{base_ref}", "{branch}");
     assert!(within.contains("line 4 column 17"), "{within}");
