@@ -35,7 +35,7 @@ pub use exec::Exec;
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
 pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
-pub use snapshot::{GROUP, SnapshotStatus, VolumeSnapshot};
+pub use snapshot::{GROUP, SnapshotStatus, VolumeSnapshot, VolumeSnapshotClass};
 pub use watch::Change;
 
 use crate::explain::{Attempt, refusal};

@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::admin::rights::Comparison;
+use crate::cache::Line;
+use crate::cluster::VolumeSnapshotClass;
 use crate::pod::{Identity, Template};
 
 /// Something that was looked for.
@@ -76,6 +78,10 @@ pub(super) struct Facts {
     pub volumes: BTreeMap<String, Fact<PersistentVolume>>,
     /// Storage classes that are named anywhere, by name.
     pub classes: BTreeMap<String, Fact<StorageClass>>,
+    /// Classes of snapshots, where a cache takes any; absent where the cluster knows none.
+    pub snapshot_classes: Fact<Vec<VolumeSnapshotClass>>,
+    /// Lines that can be read, where there are caches.
+    pub lines: Fact<Vec<Line>>,
 }
 
 impl Facts {

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::jiff::Timestamp;
 
 use super::Doctor;
 use super::facts::{Fact, Facts, Own, claims};
 use super::work;
 use crate::admin::{rbac, rights, template};
+use crate::cache::{Kind, Line, ROLE_LABEL, Role};
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::{Config, WorkVolume};
 use crate::hook::api::Api;
@@ -225,6 +226,7 @@ async fn storage(cluster: &Cluster, facts: &mut Facts) {
         let class = fact(cluster.storage_class(name).await);
         facts.classes.insert(name.clone(), class);
     }
+    caches(cluster, facts).await;
     let mut parents = BTreeMap::new();
     for claim in &claims {
         if let Some((kind, name)) = &claim.source
@@ -245,6 +247,23 @@ async fn storage(cluster: &Cluster, facts: &mut Facts) {
         }
     }
     facts.parents = parents;
+}
+
+async fn caches(cluster: &Cluster, facts: &mut Facts) {
+    let caches = facts.template().map(|one| one.settings().caches.clone());
+    let caches = caches.unwrap_or_default();
+    if caches.is_empty() {
+        return;
+    }
+    let label = format!("{ROLE_LABEL}={}", Role::Line.as_str());
+    let maps = cluster.list::<ConfigMap>(Some(&label)).await;
+    facts.lines = fact(maps.map(|maps| {
+        let lines = maps.iter().filter_map(|map| Line::read(map).ok());
+        Some(lines.collect())
+    }));
+    if caches.values().any(|policy| policy.via == Kind::Snapshot) {
+        facts.snapshot_classes = fact(cluster.snapshot_classes().await);
+    }
 }
 
 /// The named claim behind the work directory; an ephemeral one says itself what it is.

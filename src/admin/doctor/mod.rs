@@ -4,6 +4,7 @@
 //! each group of checks, from `Facts` to `Check`s. What may not be known from where it
 //! runs (ARC's Role sees neither storage classes nor nodes) is `unknown`, and says who may know.
 
+mod caches;
 mod facts;
 mod gather;
 mod namespace;
@@ -159,6 +160,7 @@ fn examine(facts: &Facts) -> Vec<Check> {
         work::examine,
         template::examine,
         storage::examine,
+        caches::examine,
     ];
     groups.iter().flat_map(|examine| examine(facts)).collect()
 }

@@ -84,11 +84,16 @@ fn hidden(name: &'static str, what: &str, why: &str) -> Check {
     Check::unknown(name, format!("{what} cannot be read: {why}"))
 }
 
+/// Whether nothing that this provisioner makes can be a clone.
+pub(super) fn makes_empty_ones_only(provisioner: &str) -> bool {
+    NO_CLONES.contains(&provisioner) || provisioner.starts_with("kubernetes.io/")
+}
+
 fn clones(claim: &ClaimOfTemplate, class: &StorageClass) -> Check {
     const NAME: &str = "storage/clone";
     let volume = &claim.volume;
     let provisioner = &class.provisioner;
-    if NO_CLONES.contains(&provisioner.as_str()) || provisioner.starts_with("kubernetes.io/") {
+    if makes_empty_ones_only(provisioner) {
         return Check::fail(
             NAME,
             format!("volume `{volume}` is to be a clone, and {provisioner} makes empty ones only"),

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    class, healthy, namespace, runner, with_class, with_parent, with_rights, with_runner,
-    with_template, with_variable, with_work, work,
+    caching, class, healthy, namespace, object, runner, with_cache, with_class, with_parent,
+    with_rights, with_runner, with_template, with_variable, with_work, work,
 };
 use crate::admin::doctor::Verdict::{self, Fail, Warn};
 use crate::admin::doctor::facts::{Fact, Facts};
+use crate::pod::Template;
 
 /// What is wrong, the check that must find it, how bad it is, and the facts.
 pub(super) struct Fault(pub &'static str, pub &'static str, pub Verdict, pub Facts);
@@ -26,10 +27,89 @@ pub(super) fn faults() -> Vec<Fault> {
         of_user(),
         of_class(),
         of_parent(),
+        of_caches(),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn of_caches() -> Vec<Fault> {
+    const ZFS: &str = "zfs.csi.openebs.io";
+    let main = "parents: [\"{repository}/main\"]";
+    let via = format!("{main}\nvia: snapshot");
+    let named = format!("{via}\nsnapshot-class: fast");
+    let of_driver = |policy: &str| Facts {
+        snapshot_classes: Fact::Known(vec![object(
+            json!({"metadata": {"name": "ebs"}, "driver": "ebs.csi.aws.com"}),
+        )]),
+        ..with_cache(policy, &[], "ebs.csi.aws.com")
+    };
+    let mut elsewhere = with_cache("parents: [toolchain]", &["toolchain"], ZFS);
+    if let Fact::Known(lines) = &mut elsewhere.lines {
+        let entry = lines[0].nodes.remove("node-1").unwrap();
+        lines[0].nodes.insert("node-2".to_owned(), entry);
+    }
+    let text = caching(main);
+    let (begin, end) = (text.find("dataSource:"), text.find("resources:"));
+    let text = format!("{}{}", &text[..begin.unwrap()], &text[end.unwrap()..]);
+    let empty = |lines, provisioner| Facts {
+        template: Fact::Known(Ok(Template::parse(&text).unwrap())),
+        ..with_cache(main, lines, provisioner)
+    };
+    vec![
+        Fault(
+            "a cache of a class that makes empty volumes only",
+            "caches/clone",
+            Fail,
+            empty(&["octo/demo/main"], "rancher.io/local-path"),
+        ),
+        Fault(
+            "a line that is named and does not exist",
+            "caches/parents",
+            Warn,
+            with_cache("parents: [toolchain]", &["octo/demo/main"], ZFS),
+        ),
+        Fault(
+            "a line without a generation on the runner's node",
+            "caches/parents",
+            Warn,
+            elsewhere,
+        ),
+        Fault(
+            "a cache that begins empty",
+            "caches/parents",
+            Warn,
+            empty(&[], ZFS),
+        ),
+        Fault(
+            "snapshots on a cluster without any",
+            "caches/snapshot",
+            Fail,
+            with_cache(&via, &[], "ebs.csi.aws.com"),
+        ),
+        Fault(
+            "snapshots without a default class",
+            "caches/snapshot",
+            Fail,
+            of_driver(&via),
+        ),
+        Fault(
+            "snapshots of a class that does not exist",
+            "caches/snapshot",
+            Fail,
+            of_driver(&named),
+        ),
+        Fault(
+            "snapshots of a driver without a class",
+            "caches/snapshot",
+            Fail,
+            Facts {
+                snapshot_classes: Fact::Known(Vec::new()),
+                ..of_driver(&named)
+            },
+        ),
+    ]
 }
 
 fn of_server() -> Vec<Fault> {

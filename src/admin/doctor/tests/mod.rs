@@ -13,10 +13,13 @@ use super::facts::{Fact, Facts, Own};
 use super::{Check, Verdict, examine, text, worst};
 use crate::admin::Worst;
 use crate::admin::rights;
+use crate::cache::Line;
+use crate::cache::line::tests::generation;
 use crate::pod::{Identity, Template};
 use faults::{Fault, faults};
 
 const TEMPLATE: &str = include_str!("../../../../hook-templates/conan-zfs.yaml");
+const LINES: &str = include_str!("../../../../hook-templates/conan-lines.yaml");
 const SHIM: &str = include_str!("../../../../runner-image/index.sh");
 
 fn object<T: DeserializeOwned>(value: Value) -> T {
@@ -128,6 +131,34 @@ fn healthy() -> Facts {
             Fact::Known(object(class("Immediate", "zfs.csi.openebs.io"))),
         )]
         .into(),
+        snapshot_classes: Fact::Absent,
+        lines: Fact::Absent,
+    }
+}
+
+/// The shipped template with lines, and another policy.
+fn caching(policy: &str) -> String {
+    let text = crate::pod::template_text(LINES).unwrap().text;
+    let begin = text.find("parents:").unwrap();
+    let indent = begin - text[..begin].rfind('\n').unwrap() - 1;
+    let policy = policy.replace('\n', &format!("\n{}", " ".repeat(indent)));
+    let end = text.find("\n    spec:").unwrap();
+    format!("{}{policy}{}", &text[..begin], &text[end..])
+}
+
+/// The set-up with a cache of this policy, these lines, and a volume of this class.
+fn with_cache(policy: &str, lines: &[&str], provisioner: &str) -> Facts {
+    let text = caching(policy);
+    let line = |key: &&str| {
+        let mut line = Line::new(key.parse().unwrap());
+        let entry = line.nodes.entry("node-1".to_owned()).or_default();
+        entry.promote(generation(1, "2026-01-01T00:00:00Z"));
+        line
+    };
+    Facts {
+        template: Fact::Known(Ok(Template::parse(&text).unwrap())),
+        lines: Fact::Known(lines.iter().map(line).collect()),
+        ..with_class(Fact::Known(object(class("Immediate", provisioner))))
     }
 }
 
@@ -218,6 +249,29 @@ fn a_set_up_that_is_right_passes_every_check() {
     let checks = examine(&healthy());
     assert_eq!(worst(&checks), Worst::Pass);
     assert_snapshot!(text(&checks));
+}
+
+#[test]
+fn caches_with_lines_that_are_right_pass() {
+    let parents = "parents: [\"{repository}/main\", toolchain]";
+    let clones = with_cache(parents, &["toolchain"], "zfs.csi.openebs.io");
+    let mut snapshots = with_cache(
+        "parents: [\"{repository}/main\"]\nvia: snapshot",
+        &[],
+        "ebs.csi.aws.com",
+    );
+    snapshots.snapshot_classes = Fact::Known(vec![object(json!({
+        "metadata": {"name": "ebs", "annotations": {
+            "snapshot.storage.kubernetes.io/is-default-class": "true"}},
+        "driver": "ebs.csi.aws.com"}))]);
+    let told: Vec<String> = [clones, snapshots]
+        .iter()
+        .flat_map(examine)
+        .filter(|check| check.name.starts_with("caches/"))
+        .inspect(|check| assert_eq!(check.verdict, Verdict::Pass, "{check:?}"))
+        .map(|check| check.found)
+        .collect();
+    assert_snapshot!(told.join("\n"));
 }
 
 #[test]
