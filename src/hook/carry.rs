@@ -207,7 +207,7 @@ impl Remote<'_> {
             }
             let silence = silent_since.get_or_insert_with(Instant::now).elapsed();
             if let Some(death) = liveness.examine(silence) {
-                return Err(StepError::Dead(death.context(cause)).into());
+                return Err(StepError::Dead(death).into());
             }
             rest(&mut pause);
         }
@@ -311,7 +311,7 @@ fn persist<T>(
         if let Some(liveness) = &mut liveness
             && let Some(death) = liveness.examine(begun.elapsed())
         {
-            return Err(death.context(cause));
+            return Err(death);
         }
         if begun.elapsed() >= within {
             anyhow::bail!(

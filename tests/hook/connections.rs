@@ -44,6 +44,26 @@ fn a_step_goes_on_when_its_connection_stands_and_is_mute() {
     assert_eq!(fs::read(&counter).unwrap(), b"x\n");
 }
 
+/// How the connection broke says nothing that the pod's end does not.
+#[test]
+fn a_pod_that_ends_while_connections_break_is_the_one_cause() {
+    let runner = prepared();
+    runner.api.state().cuts = std::iter::repeat_n(Cut::Output(1), 1000).collect();
+    let before = runner.api.count("GET exec");
+    let hook = runner.start(&runner.script_request("seq 20000; sleep 60"), &[]);
+    until("it tries again", || {
+        runner.api.count("GET exec") > before + 2
+    });
+    runner.api.change_pod(JOB_POD, |pod| {
+        pod["status"]["containerStatuses"][0]["state"] =
+            json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    });
+    let step = runner.finish(hook);
+    assert_eq!(step.code, 1, "{step:?}");
+    let error = "::error title=Out of memory::pod `runner-1-workflow` ended: container `job` was";
+    assert!(step.log.contains(error), "{step:?}");
+}
+
 #[test]
 fn a_pod_that_takes_files_slowly_fills_no_memory_of_the_hook() {
     let runner = prepared();
