@@ -47,7 +47,7 @@ impl Remote<'_> {
     ) -> anyhow::Result<Option<Ready>> {
         let what = format!("copy the runner's files to pod `{}`", self.pod);
         let once = || self.prepare_once(entry, signals);
-        persist(&what, within, signals, Some(liveness), once)
+        persist(&what, within, signals, liveness, once)
     }
 
     fn prepare_once(&self, entry: Option<&StepRequest>, signals: &Signals) -> Result<Ready, Break> {
@@ -76,7 +76,9 @@ impl Remote<'_> {
     /// Brings what changed in the workspace to the runner, when no step of this pod has.
     pub fn refresh(&self, signals: &Signals) -> anyhow::Result<()> {
         let what = "take the action's files over to the runner";
-        persist(what, REFRESH, signals, None, || self.refresh_once(signals)).map(drop)
+        let liveness = &mut self.liveness();
+        let once = || self.refresh_once(signals);
+        persist(what, REFRESH, signals, liveness, once).map(drop)
     }
 
     fn refresh_once(&self, signals: &Signals) -> Result<(), Break> {
@@ -290,7 +292,7 @@ fn persist<T>(
     what: &str,
     within: Duration,
     signals: &Signals,
-    mut liveness: Option<&mut dyn Liveness>,
+    liveness: &mut dyn Liveness,
     once: impl Fn() -> Result<T, Break>,
 ) -> anyhow::Result<Option<T>> {
     let begun = Instant::now();
@@ -308,9 +310,7 @@ fn persist<T>(
         if signals.received().is_some() {
             return Ok(None);
         }
-        if let Some(liveness) = &mut liveness
-            && let Some(death) = liveness.examine(begun.elapsed())
-        {
+        if let Some(death) = liveness.examine(begun.elapsed()) {
             return Err(death);
         }
         if begun.elapsed() >= within {

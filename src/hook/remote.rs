@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::api::Api;
 use super::crossing::Crossing;
+use super::liveness::PodLiveness;
 use crate::config::Config;
 use crate::record::{JobRecord, Memory};
 use crate::spool::signals::Signals;
@@ -126,6 +127,11 @@ impl<'a> Remote<'a> {
                 .to_vec(),
             sources,
         }
+    }
+
+    /// Tells why nobody answers there.
+    pub(super) fn liveness(&self) -> PodLiveness<'_> {
+        PodLiveness::new(self.api.cluster.namespace(), self.pod, self.nonce)
     }
 
     /// What both sides have.

@@ -9,6 +9,7 @@ use super::crossing::rest;
 use super::link::{Event, Link, LinkError};
 use super::remote::Remote;
 use crate::spool::Nonce;
+use crate::spool::client::Liveness as _;
 use crate::spool::signals::Signals;
 use crate::transport::entry::{Entry, Kind as What};
 use crate::transport::frame::{Begin, Fetch, Kind, Selection};
@@ -37,29 +38,32 @@ pub struct Transfer<'t> {
 impl Transfer<'_> {
     /// Does it, on as many connections as it takes. `false` when a signal came first.
     pub fn run(&self, signals: &Signals) -> anyhow::Result<bool> {
-        let end = Instant::now() + PATIENCE;
+        self.persist(signals).with_context(|| {
+            let (from, to) = (self.from.pod, self.to.pod);
+            format!("copy files from pod `{from}` to pod `{to}`")
+        })
+    }
+
+    fn persist(&self, signals: &Signals) -> anyhow::Result<bool> {
+        let begun = Instant::now();
+        let mut ends = [self.from.liveness(), self.to.liveness()];
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.once(signals) {
+            let cause = match self.once(signals) {
                 Ok(()) => return Ok(true),
                 Err(LinkError::Cancelled) => return Ok(false),
                 Err(LinkError::Lost(_)) if signals.received().is_some() => return Ok(false),
-                Err(LinkError::Lost(cause)) if Instant::now() >= end => {
-                    bail!(
-                        "copy files from pod `{}` to pod `{}`: {cause}",
-                        self.from.pod,
-                        self.to.pod
-                    );
+                Err(LinkError::Lost(cause)) => cause,
+                Err(LinkError::Refused(cause)) => bail!(cause),
+            };
+            tracing::debug!(cause, "connection lost");
+            for end in &mut ends {
+                if let Some(death) = end.examine(begun.elapsed()) {
+                    return Err(death);
                 }
-                Err(LinkError::Lost(cause)) => tracing::debug!(cause, "connection lost"),
-                Err(LinkError::Refused(cause)) => {
-                    return Err(anyhow::anyhow!(cause)).with_context(|| {
-                        format!(
-                            "copy files from pod `{}` to pod `{}`",
-                            self.from.pod, self.to.pod
-                        )
-                    });
-                }
+            }
+            if begun.elapsed() >= PATIENCE {
+                bail!(cause);
             }
             rest(&mut pause);
         }

@@ -65,6 +65,21 @@ fn a_pod_that_ends_while_connections_break_is_the_one_cause() {
 }
 
 #[test]
+fn a_container_action_whose_job_is_gone_says_so_at_once() {
+    let runner = prepared();
+    runner.api.kill_container(JOB_POD);
+    runner.api.delete_pod(JOB_POD);
+    let action = runner.call(
+        "run_container_step",
+        &json!({"image": "alpine", "entryPoint": "true", "entryPointArgs": [],
+                "workingDirectory": "/"}),
+    );
+    assert_eq!(action.code, 1, "{action:?}");
+    let said = "pod `runner-1-workflow` ended: the pod was deleted";
+    assert!(action.log.contains(said), "{action:?}");
+}
+
+#[test]
 fn a_pod_that_takes_files_slowly_fills_no_memory_of_the_hook() {
     let runner = prepared();
     let file = fs::File::create(runner.work().join("repo/repo/large")).unwrap();
