@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::entry::{Entries, Entry, Kind, Reason, order};
 use super::manifest::{Change, Changed};
-use super::walk::{self, Walk};
+use super::walk::{self, Found, Walk};
 
 /// Bytes of a piece of content, and of its header: a hole before it, and its length.
 const PIECE: usize = 64 * 1024;
@@ -93,27 +93,27 @@ impl<W: Write> Sender<W> {
         roots: &[(String, PathBuf)],
         limits: Limits,
     ) -> io::Result<()> {
-        let counts = |entry: &Entry| within.is_none_or(|root| is_below(&entry.path, root));
-        let mut old = next(manifest, &counts)?;
+        let mut old = Known::of(manifest, within)?;
         let mut total = 0_u64;
-        for found in walk {
-            let found = found?;
-            while let Some(known) = &old {
+        let mut walk = walk;
+        while let Some(found) = walk.step()? {
+            while let Some(known) = old.entry() {
                 if order(&known.path, &found.entry.path) != Ordering::Less {
                     break;
                 }
                 self.missing(known, roots)?;
-                old = next(manifest, &counts)?;
+                old.advance()?;
             }
-            let known = old.take_if(|known| known.path == found.entry.path);
-            if known.is_some() {
-                old = next(manifest, &counts)?;
+            let known = old.entry().filter(|known| known.path == found.entry.path);
+            let is_known = known.is_some();
+            self.one(known, &found, limits, &mut total)?;
+            if is_known {
+                old.advance()?;
             }
-            self.one(known.as_ref(), found.entry, &found.path, limits, &mut total)?;
         }
-        while let Some(known) = old {
-            self.missing(&known, roots)?;
-            old = next(manifest, &counts)?;
+        while let Some(known) = old.entry() {
+            self.missing(known, roots)?;
+            old.advance()?;
         }
         Ok(())
     }
@@ -121,47 +121,47 @@ impl<W: Write> Sender<W> {
     fn one(
         &mut self,
         known: Option<&Entry>,
-        entry: Entry,
-        path: &Path,
+        found: &Found<'_>,
         limits: Limits,
         total: &mut u64,
     ) -> io::Result<()> {
         let from_job = limits != NO_LIMITS;
+        let entry = found.entry;
         match entry.kind {
             // The runner gets no links of the job's making. One that it has itself stays.
             Kind::Link if from_job => match known {
                 Some(known) if known.kind != Kind::Link => {
-                    self.entry(&Entry::bare(Kind::Gone, entry.path))
+                    self.entry(&Entry::bare(Kind::Gone, entry.path.clone()))
                 }
                 _ => Ok(()),
             },
             Kind::File => {
                 let sum = total.saturating_add(entry.size);
                 if entry.size > limits.file {
-                    return self.leave(entry, Reason::TooLarge);
+                    return self.leave(entry.clone(), Reason::TooLarge);
                 }
                 if sum > limits.total {
-                    return self.leave(entry, Reason::TooMuch);
+                    return self.leave(entry.clone(), Reason::TooMuch);
                 }
                 *total = sum;
-                if known == Some(&entry) {
+                if known == Some(entry) {
                     return Ok(());
                 }
-                self.file(known.is_some(), entry, path, limits)
+                self.file(known.is_some(), entry.clone(), &found.path(), limits)
             }
-            _ if known == Some(&entry) => Ok(()),
+            _ if known == Some(entry) => Ok(()),
             Kind::Link => {
-                let target = match std::fs::read_link(path) {
+                let target = match std::fs::read_link(found.path()) {
                     Ok(target) => target,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                     Err(error) => return Err(error),
                 };
-                self.begin(&entry)?;
+                self.begin(entry)?;
                 self.piece(0, target.as_os_str().as_bytes())?;
                 self.end(WHOLE)?;
-                self.note(&entry)
+                self.note(entry)
             }
-            _ => self.entry(&entry),
+            _ => self.entry(entry),
         }
     }
 
@@ -287,15 +287,41 @@ impl<W: Write> Sender<W> {
     }
 }
 
-fn next<R: io::Read>(
-    entries: &mut Entries<R>,
-    counts: &impl Fn(&Entry) -> bool,
-) -> io::Result<Option<Entry>> {
-    loop {
-        match entries.read()? {
-            Some(entry) if !counts(&entry) => {}
-            found => return Ok(found),
+/// The entries of a manifest that count, one by one.
+struct Known<'m, R> {
+    manifest: &'m mut Entries<R>,
+    within: Option<&'m str>,
+    entry: Entry,
+    ended: bool,
+}
+
+impl<'m, R: io::Read> Known<'m, R> {
+    fn of(manifest: &'m mut Entries<R>, within: Option<&'m str>) -> io::Result<Self> {
+        let mut known = Self {
+            manifest,
+            within,
+            entry: Entry::bare(Kind::End, Vec::new()),
+            ended: false,
+        };
+        known.advance()?;
+        Ok(known)
+    }
+
+    fn entry(&self) -> Option<&Entry> {
+        (!self.ended).then_some(&self.entry)
+    }
+
+    fn advance(&mut self) -> io::Result<()> {
+        while !self.ended {
+            self.ended = !self.manifest.read_into(&mut self.entry)?;
+            if self
+                .within
+                .is_none_or(|root| is_below(&self.entry.path, root))
+            {
+                break;
+            }
         }
+        Ok(())
     }
 }
 

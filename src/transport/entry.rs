@@ -73,39 +73,48 @@ impl Entry {
     /// What `stat` says of a file; `None` for what is neither file, directory nor link.
     #[must_use]
     pub fn of(stat: &Stat, path: Vec<u8>) -> Option<Self> {
-        let mode = stat.st_mode & 0o777;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Some(Self {
-                kind: Kind::File,
-                mode,
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-                seconds: stat.st_mtime,
-                nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-                path,
-            }),
-            FileType::Directory => Some(Self {
-                mode,
-                ..Self::bare(Kind::Directory, path)
-            }),
+        let mut entry = Self::bare(Kind::End, path);
+        entry.fill(stat).then_some(entry)
+    }
+
+    /// Becomes what `stat` says of a file at the same path; `false` for what is neither file,
+    /// directory nor link.
+    pub fn fill(&mut self, stat: &Stat) -> bool {
+        self.kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
             // A link is compared by the time it was made, since it has no content of its own.
-            FileType::Symlink => Some(Self {
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-                seconds: stat.st_mtime,
-                nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-                ..Self::bare(Kind::Link, path)
-            }),
-            _ => None,
-        }
+            FileType::Symlink => Kind::Link,
+            _ => return false,
+        };
+        let is_directory = self.kind == Kind::Directory;
+        self.mode = match self.kind {
+            Kind::Link => 0,
+            _ => stat.st_mode & 0o777,
+        };
+        (self.size, self.seconds, self.nanos) = if is_directory {
+            (0, 0, 0)
+        } else {
+            (
+                u64::try_from(stat.st_size).unwrap_or(0),
+                stat.st_mtime,
+                u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            )
+        };
+        true
+    }
+
+    /// Becomes a file that does not come.
+    pub fn leave(&mut self, reason: Reason) {
+        self.kind = Kind::Left;
+        self.mode = reason as u32;
     }
 
     /// A file that does not come.
     #[must_use]
-    pub fn left(self, reason: Reason) -> Self {
-        Self {
-            kind: Kind::Left,
-            mode: reason as u32,
-            ..self
-        }
+    pub fn left(mut self, reason: Reason) -> Self {
+        self.leave(reason);
+        self
     }
 
     /// Why a file does not come.
@@ -140,6 +149,12 @@ impl Entry {
     /// Reads an entry from the front of `bytes`, with its length there; `None` when it has not come
     /// whole.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
+        let mut entry = Self::bare(Kind::End, Vec::new());
+        let read = entry.decode_into(bytes)?;
+        Ok(read.map(|length| (entry, length)))
+    }
+
+    fn decode_into(&mut self, bytes: &[u8]) -> Result<Option<usize>, String> {
         let Some((header, rest)) = bytes.split_at_checked(HEADER) else {
             return Ok(None);
         };
@@ -166,15 +181,14 @@ impl Entry {
         }
         let nanos = u32::from_le_bytes([header[19], header[20], header[21], header[22]]);
         let mode = u16::from_le_bytes([header[1], header[2]]);
-        let entry = Self {
-            kind,
-            mode: u32::from(mode) & 0o777,
-            size: number(header, 3),
-            seconds: number(header, 11).cast_signed(),
-            nanos: nanos.min(999_999_999),
-            path: path.to_vec(),
-        };
-        Ok(Some((entry, HEADER + length)))
+        self.kind = kind;
+        self.mode = u32::from(mode) & 0o777;
+        self.size = number(header, 3);
+        self.seconds = number(header, 11).cast_signed();
+        self.nanos = nanos.min(999_999_999);
+        self.path.clear();
+        self.path.extend_from_slice(path);
+        Ok(Some(HEADER + length))
     }
 }
 
@@ -222,16 +236,22 @@ impl<R: Read> Entries<R> {
 
     /// The next one.
     pub fn read(&mut self) -> io::Result<Option<Entry>> {
+        let mut entry = Entry::bare(Kind::End, Vec::new());
+        Ok(self.read_into(&mut entry)?.then_some(entry))
+    }
+
+    /// The same, in place of another one; `false` at the end.
+    pub fn read_into(&mut self, entry: &mut Entry) -> io::Result<bool> {
         self.buffer.resize(HEADER, 0);
         match self.from.read(&mut self.buffer[..1])? {
-            0 => return Ok(None),
+            0 => return Ok(false),
             _ => self.from.read_exact(&mut self.buffer[1..])?,
         }
         let length = usize::from(u16::from_le_bytes([self.buffer[25], self.buffer[26]]));
         self.buffer.resize(HEADER + length, 0);
         self.from.read_exact(&mut self.buffer[HEADER..])?;
-        match Entry::decode(&self.buffer) {
-            Ok(Some((entry, _))) => Ok(Some(entry)),
+        match entry.decode_into(&self.buffer) {
+            Ok(Some(_)) => Ok(true),
             Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(reason) => Err(io::Error::new(io::ErrorKind::InvalidData, reason)),
         }

@@ -59,23 +59,22 @@ impl Manifest {
         Ok(Entries::new(BufReader::new(file)))
     }
 
-    /// Begins a copy that is to be changed, and named `id`.
+    /// Begins a copy that is to be changed, and named `id` then. Without a change it stays as it is
+    /// and keeps its name, unless it has none yet.
     pub fn change(&self, id: &Nonce) -> io::Result<Change> {
-        let temporary = self.path.with_extension(id.as_str());
-        let file = private(&temporary)?;
-        let mut out = BufWriter::new(file);
-        out.write_all(id.as_str().as_bytes())?;
-        let mut old = self.entries()?;
-        Ok(Change {
-            pending: old.read()?,
-            old,
-            out,
-            temporary,
-            path: self.path.clone(),
+        let mut change = Change {
+            manifest: self.clone(),
+            id: id.clone(),
+            copy: None,
             last: Vec::new(),
-            bytes: 0,
-            buffer: Vec::new(),
-        })
+        };
+        if self
+            .id()?
+            .is_none_or(|id| id.as_str().bytes().all(|byte| byte == b'0'))
+        {
+            change.begin()?;
+        }
+        Ok(change)
     }
 
     /// Takes over another side's, if it sends one.
@@ -94,20 +93,35 @@ fn private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// A manifest that is written anew.
+/// A manifest that is written anew, once anything is new.
 #[derive(Debug)]
 pub struct Change {
+    manifest: Manifest,
+    id: Nonce,
+    copy: Option<Copy>,
+    last: Vec<u8>,
+}
+
+/// What is written, and what of the old one is left.
+#[derive(Debug)]
+struct Copy {
     old: Entries<BufReader<File>>,
     pending: Option<Entry>,
     out: BufWriter<File>,
     temporary: PathBuf,
-    path: PathBuf,
-    last: Vec<u8>,
     bytes: u64,
     buffer: Vec<u8>,
 }
 
 impl Change {
+    fn begin(&mut self) -> io::Result<&mut Copy> {
+        let copy = match self.copy.take() {
+            Some(copy) => copy,
+            None => Copy::of(&self.manifest, &self.id)?,
+        };
+        Ok(self.copy.insert(copy))
+    }
+
     /// Takes in the next entry of an archive.
     ///
     /// # Errors
@@ -118,19 +132,56 @@ impl Change {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         self.last.clone_from(&entry.path);
-        while let Some(old) = &self.pending {
-            match order(&old.path, &entry.path) {
-                std::cmp::Ordering::Less => {
-                    let old = old.clone();
-                    self.write(&old)?;
-                }
-                std::cmp::Ordering::Equal => {}
-                std::cmp::Ordering::Greater => break,
-            }
-            self.pending = self.old.read()?;
-        }
+        let copy = self.begin()?;
+        copy.until(Some(&entry.path))?;
         if !entry.takes_away() {
-            self.write(entry)?;
+            copy.write(entry)?;
+        }
+        Ok(())
+    }
+
+    /// Ends it; it does not count yet.
+    pub fn finish(self) -> io::Result<Changed> {
+        let Some(mut copy) = self.copy else {
+            return Ok(Changed::default());
+        };
+        copy.until(None)?;
+        copy.out.flush()?;
+        Ok(Changed {
+            places: Some((copy.temporary, self.manifest.path)),
+            bytes: copy.bytes,
+        })
+    }
+}
+
+impl Copy {
+    fn of(manifest: &Manifest, id: &Nonce) -> io::Result<Self> {
+        let temporary = manifest.path.with_extension(id.as_str());
+        let mut out = BufWriter::new(private(&temporary)?);
+        out.write_all(id.as_str().as_bytes())?;
+        let mut old = manifest.entries()?;
+        Ok(Self {
+            pending: old.read()?,
+            old,
+            out,
+            temporary,
+            bytes: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Copies what comes before `path`, and drops what was there.
+    fn until(&mut self, path: Option<&[u8]>) -> io::Result<()> {
+        while let Some(mut old) = self.pending.take() {
+            let at = path.map_or(std::cmp::Ordering::Less, |path| order(&old.path, path));
+            if at.is_gt() {
+                self.pending = Some(old);
+                break;
+            }
+            if at.is_lt() {
+                self.write(&old)?;
+            }
+            self.pending = self.old.read_into(&mut old)?.then_some(old);
         }
         Ok(())
     }
@@ -143,35 +194,24 @@ impl Change {
         entry.encode(&mut self.buffer);
         self.out.write_all(&self.buffer)
     }
-
-    /// Ends it; it does not count yet.
-    pub fn finish(mut self) -> io::Result<Changed> {
-        while let Some(old) = self.pending.take() {
-            self.write(&old)?;
-            self.pending = self.old.read()?;
-        }
-        self.out.flush()?;
-        Ok(Changed {
-            temporary: self.temporary,
-            path: self.path,
-            bytes: self.bytes,
-        })
-    }
 }
 
 /// A changed manifest that does not count yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Changed {
-    temporary: PathBuf,
-    path: PathBuf,
-    /// Bytes of all regular files of the workspace in it.
+    /// Where it is, and where it goes; nothing when nothing changed.
+    places: Option<(PathBuf, PathBuf)>,
+    /// Bytes of all regular files of the workspace in it; none when nothing changed.
     pub bytes: u64,
 }
 
 impl Changed {
     /// From now on it counts.
     pub fn commit(self) -> io::Result<()> {
-        std::fs::rename(&self.temporary, &self.path)
+        match self.places {
+            Some((temporary, path)) => std::fs::rename(temporary, path),
+            None => Ok(()),
+        }
     }
 }
 
@@ -254,14 +294,19 @@ mod tests {
                     None => Entry::bare(Kind::Gone, path.as_bytes().to_vec()),
                 }).collect();
                 entries.sort_by(|one, other| order(&one.path, &other.path));
+                let before = manifest.id().unwrap();
                 let bytes = change(&manifest, &entries);
+                let same = before.is_some() && before == manifest.id().unwrap();
+                prop_assert_eq!(same, entries.is_empty() && before.is_some());
                 for (path, size) in round {
                     match size {
                         Some(size) => model.insert(path, size),
                         None => model.remove(&path),
                     };
                 }
-                prop_assert_eq!(bytes, model.values().sum::<u64>());
+                if !same {
+                    prop_assert_eq!(bytes, model.values().sum::<u64>());
+                }
                 let mut expected: Vec<_> = model.clone().into_iter().collect();
                 expected.sort_by(|one, other| order(one.0.as_bytes(), other.0.as_bytes()));
                 prop_assert_eq!(all(&manifest), expected);

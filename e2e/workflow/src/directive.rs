@@ -52,6 +52,9 @@ pub struct Directives {
     /// Text that must not stand in the step's log.
     #[serde(default)]
     pub forbid: Vec<String>,
+    /// Annotations that the step must have made, as the report has them.
+    #[serde(default)]
+    pub annotations: Vec<String>,
     /// Outputs that the step must have set.
     #[serde(default)]
     pub outputs: IndexMap<String, Option<String>>,
@@ -239,12 +242,18 @@ impl Directives {
             .env
             .iter()
             .map(|(name, wanted)| ("variable", name, wanted, env.get(name)));
+        let missing = self
+            .annotations
+            .iter()
+            .filter(|wanted| !step.annotations.contains(wanted))
+            .map(|wanted| format!("no annotation `{wanted}`: {:?}", step.annotations));
         outputs
             .chain(variables)
             .filter(|(_, _, wanted, found)| wanted.as_ref() != *found)
             .map(|(kind, name, wanted, found)| {
                 format!("{kind} `{name}` is {found:?}, expected {wanted:?}")
             })
+            .chain(missing)
             .collect()
     }
 }

@@ -1,5 +1,5 @@
 //! GitHub's expressions, as far as a test job needs them: names, literals,
-//! `==`, `!=`, `!`, `&&`, `||`, parentheses and the status functions.
+//! `==`, `!=`, `!`, `&&`, `||`, parentheses, the status functions and `hashFiles()`.
 
 use anyhow::{Context, bail};
 
@@ -9,6 +9,10 @@ pub trait Lookup {
     fn value(&self, path: &[String]) -> Option<String>;
     /// The value of `success()`, `failure()`, `cancelled()` or `always()`.
     fn status(&self, function: &str) -> Option<bool>;
+    /// The value of `hashFiles(...)`.
+    fn hash_files(&self, patterns: &[String]) -> anyhow::Result<String> {
+        bail!("`hashFiles` of {patterns:?} has no workspace here")
+    }
 }
 
 /// Replaces every `${{ ... }}` in `text`.
@@ -70,7 +74,7 @@ enum Token {
 }
 
 fn tokens(text: &str) -> anyhow::Result<Vec<Token>> {
-    const SIGNS: [&str; 10] = ["==", "!=", "&&", "||", "!", "(", ")", "[", "]", "."];
+    const SIGNS: [&str; 11] = ["==", "!=", "&&", "||", "!", "(", ")", "[", "]", ".", ","];
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     'next: while !rest.is_empty() {
@@ -160,8 +164,21 @@ impl Parser<'_> {
         }
     }
 
+    fn arguments(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut arguments = vec![self.either()?];
+        while self.accept(",") {
+            arguments.push(self.either()?);
+        }
+        anyhow::ensure!(self.accept(")"), "a parenthesis is not closed");
+        Ok(arguments)
+    }
+
     fn name(&mut self, name: String) -> anyhow::Result<String> {
         if self.accept("(") {
+            if name.eq_ignore_ascii_case("hashFiles") {
+                let patterns = self.arguments()?;
+                return self.lookup.hash_files(&patterns);
+            }
             anyhow::ensure!(self.accept(")"), "`{name}` takes no arguments");
             return match self.lookup.status(&name) {
                 Some(value) => Ok(value.to_string()),

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::paths::Paths;
-use super::values::{Values, stock_rules};
+use super::values::{Mode, Values, stock_rules};
 use crate::job::Job;
 
 /// The namespace of the scale set.
@@ -92,10 +92,12 @@ pub enum Role {
     Stock,
     /// The same but for `create` of `secrets`.
     Lacking,
+    /// What the shipped values give whose runners share no volume with their jobs.
+    NoVolume,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Shipped, Self::Stock, Self::Lacking];
+    const ALL: [Self; 4] = [Self::Shipped, Self::Stock, Self::Lacking, Self::NoVolume];
 
     /// What the chart calls account, role and binding.
     #[must_use]
@@ -104,15 +106,16 @@ impl Role {
             Self::Shipped => "conan-zfs-gha-rs-kube-mode",
             Self::Stock => "stock-gha-rs-kube-mode",
             Self::Lacking => "lacking-gha-rs-kube-mode",
+            Self::NoVolume => "novolume-gha-rs-kube-mode",
         }
     }
 
-    fn rules(self, values: &Values) -> Vec<PolicyRule> {
+    fn rules(self, cluster: &Cluster) -> Vec<PolicyRule> {
         match self {
-            Self::Shipped => values.role_rules(),
-            Self::Stock => stock_rules(),
+            Self::Shipped | Self::NoVolume => cluster.values_of(self).role_rules(),
+            Self::Stock => stock_rules(Mode::Kubernetes),
             Self::Lacking => {
-                let mut rules = stock_rules();
+                let mut rules = stock_rules(Mode::Kubernetes);
                 for rule in &mut rules {
                     if rule.resources.as_deref() == Some(&["secrets".to_owned()]) {
                         rule.verbs.retain(|verb| verb != "create");
@@ -131,8 +134,8 @@ pub struct Cluster {
     pub paths: Paths,
     /// The administrator's client.
     pub client: Client,
-    /// The scale set's values.
-    pub values: Values,
+    values: Values,
+    without_volume: Values,
     namespace: String,
 }
 
@@ -149,13 +152,17 @@ impl Cluster {
         let config = Kubeconfig::read_from(&kubeconfig)
             .context("the test cluster is down; `e2e/up` starts it")?;
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let path = paths.template("arc-values.yaml");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("failed to read `{}`", path.display()))?;
+        let values = |file: &str| {
+            let path = paths.template(file);
+            std::fs::read_to_string(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| Values::parse(&text))
+                .with_context(|| format!("failed to read `{}`", path.display()))
+        };
         let cluster = Self {
             client: Client::try_from(config)?,
-            values: Values::parse(&text)
-                .with_context(|| format!("failed to read `{}`", path.display()))?,
+            values: values("arc-values.yaml")?,
+            without_volume: values("arc-values-novolume.yaml")?,
             paths,
             namespace: NAMESPACE.to_owned(),
         };
@@ -238,6 +245,15 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The values of the scale set whose account has this role.
+    #[must_use]
+    pub fn values_of(&self, role: Role) -> &Values {
+        match role {
+            Role::NoVolume => &self.without_volume,
+            Role::Shipped | Role::Stock | Role::Lacking => &self.values,
+        }
+    }
+
     /// The namespace of this scale set.
     #[must_use]
     pub fn namespace(&self) -> &str {
@@ -250,7 +266,7 @@ impl Cluster {
             let name = role.account();
             let metadata = json!({"name": name});
             let account: ServiceAccount = serde_json::from_value(json!({"metadata": metadata}))?;
-            let rules = role.rules(&self.values);
+            let rules = role.rules(self);
             let role: rbac::Role =
                 serde_json::from_value(json!({"metadata": metadata, "rules": rules}))?;
             let binding: rbac::RoleBinding = serde_json::from_value(json!({

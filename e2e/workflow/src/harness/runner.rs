@@ -31,7 +31,7 @@ pub struct Options {
     pub variables: Vec<(String, String)>,
     /// Pull secrets of the runner pod.
     pub pull_secrets: Vec<String>,
-    /// Another Role.
+    /// Another Role, with the values that go with it.
     pub role: Role,
 }
 
@@ -74,7 +74,7 @@ impl Runner {
     pub async fn start(cluster: &Cluster, options: &Options) -> anyhow::Result<Self> {
         let before = cluster.inventory().await?;
         let name = format!("conan-zfs-{}-runner-{}", &guid()[..5], &guid()[..5]);
-        let mut values = cluster.values.clone();
+        let mut values = cluster.values_of(options.role).clone();
         if let Some(size) = &options.work_size {
             values.set_work_size(size);
         }

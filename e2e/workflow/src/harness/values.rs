@@ -1,5 +1,5 @@
 //! From the scale set's values to a runner pod: what ARC's chart
-//! gha-runner-scale-set 0.14 makes of them in Kubernetes mode.
+//! gha-runner-scale-set 0.14 makes of them in its two Kubernetes modes.
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Pod;
@@ -7,7 +7,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// The values, as far as the chart's Kubernetes mode reads them.
+/// The values, as far as the chart's Kubernetes modes read them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Values {
@@ -19,7 +19,8 @@ pub struct Values {
 #[serde(rename_all = "camelCase")]
 struct ContainerMode {
     #[serde(rename = "type")]
-    kind: String,
+    mode: Mode,
+    #[serde(default)]
     kubernetes_mode_work_volume_claim: Value,
     #[serde(default)]
     kubernetes_mode_additional_role_rules: Vec<PolicyRule>,
@@ -30,25 +31,42 @@ struct PodTemplate {
     spec: Map<String, Value>,
 }
 
-/// What the chart sets unless the values do.
-const DEFAULT_VARIABLES: [(&str, &str); 2] = [
-    (
-        "ACTIONS_RUNNER_CONTAINER_HOOKS",
-        "/home/runner/k8s/index.js",
-    ),
-    ("ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER", "true"),
-];
+/// How runner and job come by each other's files.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// They share a volume.
+    Kubernetes,
+    /// They share none.
+    KubernetesNovolume,
+}
 
 impl Values {
     /// Parses the text of a values file.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let values: Self = serde_saphyr::from_str(text)?;
+        let container = &values.container_mode;
         anyhow::ensure!(
-            values.container_mode.kind == "kubernetes",
-            "containerMode.type is not `kubernetes`: {}",
-            values.container_mode.kind
+            container.kubernetes_mode_work_volume_claim.is_object()
+                == (container.mode == Mode::Kubernetes),
+            "`kubernetesModeWorkVolumeClaim` belongs to `kubernetes`, not to {:?}",
+            container.mode
         );
         Ok(values)
+    }
+
+    /// What the chart sets unless the values do.
+    fn default_variables(&self, image: &Value) -> Vec<(&'static str, Value)> {
+        let hooks = |path: &str| ("ACTIONS_RUNNER_CONTAINER_HOOKS", json!(path));
+        let required = ("ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER", json!("true"));
+        match self.container_mode.mode {
+            Mode::Kubernetes => vec![hooks("/home/runner/k8s/index.js"), required],
+            Mode::KubernetesNovolume => vec![
+                hooks("/home/runner/k8s-novolume/index.js"),
+                required,
+                ("ACTIONS_RUNNER_IMAGE", image.clone()),
+            ],
+        }
     }
 
     /// Size of the work volume, for a test that wants it smaller.
@@ -98,8 +116,9 @@ impl Values {
     pub fn runner_pod(&self, name: &str, service_account: &str) -> anyhow::Result<Pod> {
         let mut spec = self.template.spec.clone();
         let runner = runner_container(&mut spec)?;
+        let variables = self.default_variables(&runner["image"]);
         let env = list(runner, "env")?;
-        for (name, value) in DEFAULT_VARIABLES {
+        for (name, value) in variables {
             if !env.iter().any(|variable| variable["name"] == name) {
                 env.push(json!({"name": name, "value": value}));
             }
@@ -108,18 +127,8 @@ impl Values {
             "name": "ACTIONS_RUNNER_POD_NAME",
             "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
         }));
-        let mounts = list(runner, "volumeMounts")?;
-        if !mounts.iter().any(|mount| mount["name"] == "work") {
-            mounts.push(json!({"name": "work", "mountPath": "/home/runner/_work"}));
-        }
-        let root = spec.entry("volumes").or_insert_with(|| json!([]));
-        let volumes = root.as_array_mut().context("`volumes` is not a list")?;
-        if !volumes.iter().any(|volume| volume["name"] == "work") {
-            let claim = &self.container_mode.kubernetes_mode_work_volume_claim;
-            volumes.push(json!({
-                "name": "work",
-                "ephemeral": {"volumeClaimTemplate": {"spec": claim}},
-            }));
+        if self.container_mode.mode == Mode::Kubernetes {
+            self.add_work(&mut spec)?;
         }
         spec.insert("restartPolicy".to_owned(), json!("Never"));
         spec.entry("serviceAccountName")
@@ -137,10 +146,28 @@ impl Values {
         serde_json::from_value(pod).context("the values make no valid pod")
     }
 
+    /// The work volume, unless the values bring one.
+    fn add_work(&self, spec: &mut Map<String, Value>) -> anyhow::Result<()> {
+        let mounts = list(runner_container(spec)?, "volumeMounts")?;
+        if !mounts.iter().any(|mount| mount["name"] == "work") {
+            mounts.push(json!({"name": "work", "mountPath": "/home/runner/_work"}));
+        }
+        let root = spec.entry("volumes").or_insert_with(|| json!([]));
+        let volumes = root.as_array_mut().context("`volumes` is not a list")?;
+        if !volumes.iter().any(|volume| volume["name"] == "work") {
+            let claim = &self.container_mode.kubernetes_mode_work_volume_claim;
+            volumes.push(json!({
+                "name": "work",
+                "ephemeral": {"volumeClaimTemplate": {"spec": claim}},
+            }));
+        }
+        Ok(())
+    }
+
     /// The rules of the Role that the chart makes.
     #[must_use]
     pub fn role_rules(&self) -> Vec<PolicyRule> {
-        let mut rules = stock_rules();
+        let mut rules = stock_rules(self.container_mode.mode);
         rules.extend(
             self.container_mode
                 .kubernetes_mode_additional_role_rules
@@ -152,20 +179,24 @@ impl Values {
 
 /// The rules that the chart makes of empty values.
 #[must_use]
-pub fn stock_rules() -> Vec<PolicyRule> {
+pub fn stock_rules(mode: Mode) -> Vec<PolicyRule> {
     let rule = |group: &str, resource: &str, verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
         verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
         ..PolicyRule::default()
     };
-    vec![
+    let mut rules = vec![
         rule("", "pods", &["get", "list", "create", "delete"]),
         rule("", "pods/exec", &["get", "create"]),
         rule("", "pods/log", &["get", "list", "watch"]),
-        rule("batch", "jobs", &["get", "list", "create", "delete"]),
         rule("", "secrets", &["get", "list", "create", "delete"]),
-    ]
+    ];
+    if mode == Mode::Kubernetes {
+        let jobs = rule("batch", "jobs", &["get", "list", "create", "delete"]);
+        rules.push(jobs);
+    }
+    rules
 }
 
 fn runner_container(spec: &mut Map<String, Value>) -> anyhow::Result<&mut Value> {
@@ -229,6 +260,23 @@ mod tests {
         assert_eq!(mounts, ["/home/runner/pod-template", "/home/runner/_work"]);
         let volumes = spec.volumes.unwrap();
         assert!(volumes[1].ephemeral.is_some() && volumes[1].name == "work");
+    }
+
+    #[test]
+    fn without_a_volume_the_pod_has_nothing_at_its_work_directory() {
+        let path = Paths::new().template("arc-values-novolume.yaml");
+        let values = Values::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let pod = serde_json::to_value(values.runner_pod("a", "b").unwrap()).unwrap();
+        let runner = &pod["spec"]["containers"][0];
+        let image = runner["env"].as_array().unwrap().iter();
+        let image: Vec<&Value> = image
+            .filter(|variable| variable["name"] == "ACTIONS_RUNNER_IMAGE")
+            .map(|variable| &variable["value"])
+            .collect();
+        assert_eq!(image, [&runner["image"]]);
+        assert!(!pod.to_string().contains("work"), "{pod}");
+        let rules = serde_json::to_string(&values.role_rules()).unwrap();
+        assert!(!rules.contains("jobs"), "{rules}");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! What a job remembers from step to step.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use anyhow::Context as _;
 use serde_json::Value;
 
+use super::hash_files::hash_files;
+use super::matchers::Matchers;
 use crate::expression::Lookup;
 use crate::job::Variables;
 use crate::report::{Conclusion, StepReport};
@@ -16,6 +20,8 @@ pub struct JobState {
     memory: Mutex<Memory>,
     masks: RwLock<Vec<String>>,
     cancelled: AtomicBool,
+    /// Problem matchers that steps registered.
+    pub matchers: Matchers,
 }
 
 /// The part that is read and written under one lock.
@@ -160,6 +166,12 @@ impl Lookup for Scope<'_> {
             "cancelled" => Some(self.state.is_cancelled()),
             _ => None,
         }
+    }
+
+    fn hash_files(&self, patterns: &[String]) -> anyhow::Result<String> {
+        let workspace = self.github.get("GITHUB_WORKSPACE");
+        let workspace = workspace.context("there is no workspace")?;
+        hash_files(Path::new(workspace), patterns)
     }
 }
 

@@ -153,6 +153,19 @@ impl PathMap {
             .push((host.to_string_lossy().into_owned(), container.to_owned()));
     }
 
+    /// Where the runner has what a container calls `path`; anything else stays as it is.
+    #[must_use]
+    pub fn to_host(&self, path: &str) -> String {
+        for (host, container) in &self.pairs {
+            if let Some(rest) = path.strip_prefix(container.as_str())
+                && (rest.is_empty() || rest.starts_with('/'))
+            {
+                return format!("{host}{rest}");
+            }
+        }
+        path.to_owned()
+    }
+
     /// Translates a value that equals a known directory or lies in it. A list
     /// of paths, or a path inside other text, stays as it is.
     #[must_use]

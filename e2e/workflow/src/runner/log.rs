@@ -34,7 +34,8 @@ pub struct Effects {
     pub outputs: BTreeMap<String, String>,
     /// `save-state`.
     pub state: BTreeMap<String, String>,
-    /// `kind: message`, or `kind title=A title: message`.
+    /// `kind: message`, or `kind title=A title: message`; of a problem matcher
+    /// `kind file=PATH line=N: message`.
     pub annotations: Vec<String>,
     /// A command threw, which fails the step.
     pub failed: bool,
@@ -129,6 +130,7 @@ impl<'a> StepLog<'a> {
             && self.prefix.is_empty()
             && !watched
             && !self.state.has_masks()
+            && !self.state.matchers.any()
             && memmem::find(bytes, b"::").is_none()
             && memmem::find(bytes, b"##[").is_none()
             && memchr(b'\r', bytes).is_none()
@@ -209,8 +211,16 @@ impl<'a> StepLog<'a> {
         let is_command = (memmem::find(line.as_bytes(), b"::").is_some()
             || memmem::find(line.as_bytes(), b"##[").is_some())
             && self.command(line);
-        if !is_command {
-            self.print(line);
+        if is_command {
+            return;
+        }
+        match self.state.matchers.find(line) {
+            None => self.print(line),
+            Some((severity, annotation)) => {
+                let shown = self.state.masked(&annotation).unwrap_or(annotation);
+                self.effects.annotations.push(shown);
+                self.print(&format!("##[{severity}]{line}"));
+            }
         }
     }
 
@@ -278,7 +288,12 @@ impl<'a> StepLog<'a> {
             }
             "group" => self.print(&format!("##[group]{}", command.data)),
             "endgroup" => self.print("##[endgroup]"),
-            // Debug lines are not shown, matchers need what only GitHub has.
+            "add-matcher" => self.state.matchers.add(&command.data)?,
+            "remove-matcher" => {
+                let owner = command.property("owner").unwrap_or_default();
+                self.state.matchers.remove(owner);
+            }
+            // Debug lines are not shown.
             _ => {}
         }
         Ok(())

@@ -96,7 +96,8 @@ impl<'a> Unit<'a> {
     /// The pre or post part of the same action, when it has one.
     #[must_use]
     pub fn part(&self, stage: Stage) -> Option<Self> {
-        let runs = self.runs()?;
+        let local = self.local_runs(stage);
+        let runs = local.as_ref().or_else(|| self.runs())?;
         let present = match stage {
             Stage::Pre => runs.pre.is_some() || runs.pre_entrypoint.is_some(),
             Stage::Main => true,
@@ -128,6 +129,16 @@ impl<'a> Unit<'a> {
                 .and_then(|runs| runs.post_if.as_deref())
                 .or(always),
         }
+    }
+
+    /// A local action is there once its step has run, and has no `pre`.
+    fn local_runs(&self, stage: Stage) -> Option<Runs> {
+        let action = self.action.as_ref()?;
+        let is_local = matches!(action.source, Source::Local(_));
+        if !is_local || stage != Stage::Post {
+            return None;
+        }
+        read_metadata(&action.directory).ok().map(|read| read.runs)
     }
 
     fn runs(&self) -> Option<&Runs> {

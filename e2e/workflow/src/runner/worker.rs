@@ -19,6 +19,7 @@ use super::job_log::JobLog;
 use super::job_message;
 use super::layout::Layout;
 use super::log::StepLog;
+use super::matchers::Matchers;
 use super::orphans;
 use super::request::{HookContainer, PrepareJob};
 use super::response::Asked;
@@ -62,7 +63,8 @@ impl<'a> Worker<'a> {
             "{HOOK_VARIABLE} does not name a file that ends in `.sh` or `.js`: {}",
             hook.display()
         );
-        let state = JobState::default();
+        let mut state = JobState::default();
+        state.matchers = Matchers::new(layout, &job.repository);
         for secret in job.secrets.values() {
             state.add_mask(secret);
         }

@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use super::policy::merge;
 use super::{Acting, Stage};
-use crate::harness::cluster::TEMPLATE_MAP;
+use crate::harness::cluster::{self, TEMPLATE_MAP};
 use crate::harness::runner::{Options, Runner};
 
 /// Where faults are planted: no job runs there.
@@ -47,10 +47,17 @@ struct Fault {
 /// What the test bed installs is found right, from a laptop and from within the runner pod.
 pub fn right_set_up(stage: Arc<Stage>) -> Acting {
     Box::pin(async move {
-        let runner = Runner::start(&stage.cluster, &Options::default()).await?;
-        let examined = examine_both(&stage, &runner).await;
-        runner.remove().await?;
-        examined
+        for role in [cluster::Role::Shipped, cluster::Role::NoVolume] {
+            let options = Options {
+                role,
+                ..Options::default()
+            };
+            let runner = Runner::start(&stage.cluster, &options).await?;
+            let examined = examine_both(&stage, &runner).await;
+            runner.remove().await?;
+            examined.with_context(|| format!("{role:?}"))?;
+        }
+        Ok(())
     })
 }
 
@@ -253,7 +260,7 @@ impl Planted {
 
     /// A runner pod that no node ever gets.
     fn pod(&self, fault: &Fault) -> anyhow::Result<Pod> {
-        let mut values = self.stage.cluster.values.clone();
+        let mut values = self.stage.cluster.values_of(cluster::Role::Shipped).clone();
         for (name, value) in &fault.variables {
             values.set_variable(name, value)?;
         }

@@ -171,6 +171,14 @@ pub fn all() -> Vec<Scenario> {
             copies::nothing_shared,
         ),
         Scenario::code(
+            "the runner has what it reads itself of a workspace that it does not share",
+            copies::what_the_runner_reads,
+        ),
+        Scenario::code(
+            "files of every kind cross where nothing is shared",
+            copies::files_of_every_kind,
+        ),
+        Scenario::code(
             "good jobs on main make the next parent of a cache, and no others do",
             caches::lifecycle,
         )
