@@ -45,7 +45,7 @@ impl Remote<'_> {
             let mut sender = Sender::new(&mut out);
             for (name, path) in files {
                 let entry = Entry::bare(What::File, name.clone().into_bytes());
-                sender.file(false, entry, path, NO_LIMITS)?;
+                sender.file(entry, path, NO_LIMITS)?;
             }
             if !self.sources.is_empty() {
                 sender.note_in(manifest.change(next)?);

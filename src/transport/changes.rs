@@ -101,7 +101,7 @@ impl<W: Write> Sender<W> {
                 if order(&known.path, &found.entry.path) != Ordering::Less {
                     break;
                 }
-                self.missing(known, roots)?;
+                self.missing(known, roots, limits)?;
                 old.advance()?;
             }
             let known = old.entry().filter(|known| known.path == found.entry.path);
@@ -112,7 +112,7 @@ impl<W: Write> Sender<W> {
             }
         }
         while let Some(known) = old.entry() {
-            self.missing(known, roots)?;
+            self.missing(known, roots, limits)?;
             old.advance()?;
         }
         Ok(())
@@ -138,16 +138,16 @@ impl<W: Write> Sender<W> {
             Kind::File => {
                 let sum = total.saturating_add(entry.size);
                 if entry.size > limits.file {
-                    return self.leave(entry.clone(), Reason::TooLarge);
+                    return self.leave(known, entry.clone(), Reason::TooLarge);
                 }
                 if sum > limits.total {
-                    return self.leave(entry.clone(), Reason::TooMuch);
+                    return self.leave(known, entry.clone(), Reason::TooMuch);
                 }
                 *total = sum;
                 if known == Some(entry) {
                     return Ok(());
                 }
-                self.file(known.is_some(), entry.clone(), &found.path(), limits)
+                self.content_of(known, entry.clone(), &found.path(), limits)
             }
             _ if known == Some(entry) => Ok(()),
             Kind::Link => {
@@ -166,10 +166,15 @@ impl<W: Write> Sender<W> {
     }
 
     /// Sends the file at `path` as `entry`, which it is by the time it is opened. Nothing when it
-    /// is not there and the other side does not have it either.
-    pub fn file(
+    /// is not there.
+    pub fn file(&mut self, entry: Entry, path: &Path, limits: Limits) -> io::Result<()> {
+        self.content_of(None, entry, path, limits)
+    }
+
+    /// The same for one that the other side may have.
+    fn content_of(
         &mut self,
-        known: bool,
+        known: Option<&Entry>,
         entry: Entry,
         path: &Path,
         limits: Limits,
@@ -179,11 +184,13 @@ impl<W: Write> Sender<W> {
             .and_then(|handle| Ok((rustix::fs::fstat(&handle)?, handle)));
         let (stat, handle) = match opened {
             Ok(opened) => opened,
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) if known => {
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) if known.is_some() => {
                 return self.entry(&Entry::bare(Kind::Gone, entry.path));
             }
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(()),
-            Err(Errno::ACCESS | Errno::PERM) => return self.leave(entry, Reason::Unreadable),
+            Err(Errno::ACCESS | Errno::PERM) => {
+                return self.leave(known, entry, Reason::Unreadable);
+            }
             Err(errno) => return Err(errno.into()),
         };
         let entry = match Entry::of(&stat, entry.path) {
@@ -191,7 +198,7 @@ impl<W: Write> Sender<W> {
             _ => return Ok(()),
         };
         if entry.size > limits.file {
-            return self.leave(entry, Reason::TooLarge);
+            return self.leave(known, entry, Reason::TooLarge);
         }
         self.begin(&entry)?;
         let mut file = File::from(handle);
@@ -241,19 +248,30 @@ impl<W: Write> Sender<W> {
     }
 
     /// An entry of the manifest that the walk did not find.
-    fn missing(&mut self, known: &Entry, roots: &[(String, PathBuf)]) -> io::Result<()> {
+    fn missing(
+        &mut self,
+        known: &Entry,
+        roots: &[(String, PathBuf)],
+        limits: Limits,
+    ) -> io::Result<()> {
         let there = roots
             .iter()
             .find(|(name, _)| is_below(&known.path, name))
             .is_some_and(|(_, root)| is_there(root, known));
-        if there {
+        // What the job did not send, the runner cannot miss.
+        if there || (known.kind == Kind::Left && limits == NO_LIMITS) {
             return Ok(());
         }
         self.entry(&Entry::bare(Kind::Gone, known.path.clone()))
     }
 
-    fn leave(&mut self, entry: Entry, reason: Reason) -> io::Result<()> {
-        self.entry(&entry.left(reason))
+    /// Says of a file that it does not come, once for each state of it.
+    fn leave(&mut self, known: Option<&Entry>, entry: Entry, reason: Reason) -> io::Result<()> {
+        let left = entry.left(reason);
+        if known == Some(&left) {
+            return Ok(());
+        }
+        self.entry(&left)
     }
 
     /// An entry without content.

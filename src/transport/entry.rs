@@ -22,7 +22,7 @@ pub enum Kind {
     Link = b'l',
     /// In archives only: it is not there any more.
     Gone = b'g',
-    /// In archives only: it is there and does not come, for the reason in [`Entry::mode`].
+    /// It is in the pod and does not come to the runner, for the reason in [`Entry::mode`].
     Left = b's',
     /// In archives only: there are no more entries.
     End = b'e',
@@ -125,12 +125,6 @@ impl Entry {
             1 => Reason::TooMuch,
             _ => Reason::Unreadable,
         }
-    }
-
-    /// Whether it takes something away from the receiver.
-    #[must_use]
-    pub fn takes_away(&self) -> bool {
-        matches!(self.kind, Kind::Gone | Kind::Left)
     }
 
     /// As it stands in manifests and archives.

@@ -134,7 +134,7 @@ impl Change {
         self.last.clone_from(&entry.path);
         let copy = self.begin()?;
         copy.until(Some(&entry.path))?;
-        if !entry.takes_away() {
+        if entry.kind != Kind::Gone {
             copy.write(entry)?;
         }
         Ok(())

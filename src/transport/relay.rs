@@ -409,7 +409,7 @@ fn send_commands<W: Write>(
     for name in &names {
         let path = format!("commands/{name}");
         let entry = Entry::bare(What::File, path.into_bytes());
-        sender.file(false, entry, &directory.join(name), limits)?;
+        sender.file(entry, &directory.join(name), limits)?;
     }
     Ok(())
 }

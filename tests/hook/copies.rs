@@ -190,3 +190,112 @@ fn the_step_of_a_killed_hook_ends_before_the_next_begins() {
     let next = runner.script(&script);
     assert_eq!((next.code, next.log.as_str()), (0, "next\n"), "{next:?}");
 }
+
+/// Runs a script of the job with this setting.
+fn script_under(runner: &Runner, sync: &str, script: &str) -> crate::runner::Outcome {
+    let request = runner.script_request(script);
+    runner.finish(runner.start(&request, &[("ARC_HOOK_WORKSPACE_SYNC", sync)]))
+}
+
+#[test]
+fn the_setting_says_what_of_the_workspace_comes_back() {
+    const KNOWN: [&str; 5] = [
+        ".git/HEAD",
+        ".git/config",
+        ".gitignore",
+        "ignored.o",
+        "src/a.c",
+    ];
+    for (sync, expected) in [
+        ("tracked", &KNOWN[1..3]),
+        ("all", &KNOWN[..4]),
+        ("none", &[]),
+    ] {
+        let runner = Runner::without_a_volume();
+        let workspace = runner.work().join("repo/repo");
+        assert_eq!(runner.prepare(&[]).code, 0);
+        let script = format!(
+            "cd {}; mkdir -p .git src; echo x > .git/HEAD; echo x > .git/config; \
+             echo '*.o' > .gitignore; echo x > ignored.o; echo x > src/a.c; ln -s src link; \
+             echo k=v > \"$GITHUB_OUTPUT\"",
+            runner.volume(JOB_POD).join("w/repo/repo").display()
+        );
+        let step = script_under(&runner, sync, &script);
+        assert_eq!(step.code, 0, "{sync} {step:?}");
+        let came: Vec<&str> = KNOWN
+            .into_iter()
+            .filter(|file| workspace.join(file).exists())
+            .collect();
+        let mut expected = expected.to_vec();
+        expected.extend((sync != "none").then_some("src/a.c"));
+        assert_eq!(came, expected, "{sync}");
+        assert!(workspace.join("link").symlink_metadata().is_err(), "{sync}");
+        let output = fs::read_to_string(runner.file_command("output")).unwrap();
+        assert_eq!(output, "k=v\n", "file commands come in any case: {sync}");
+
+        // The job's own files stay with it, whatever the runner has.
+        let step = script_under(&runner, sync, "test -n \"$FROM_JOB\"");
+        assert_eq!((step.code, step.log.as_str()), (0, ""), "{sync} {step:?}");
+        let own = runner.volume(JOB_POD).join("w/repo/repo");
+        assert!(KNOWN.iter().all(|file| own.join(file).exists()), "{sync}");
+        assert!(own.join("link").is_symlink(), "{sync}");
+    }
+}
+
+#[test]
+fn what_exceeds_a_limit_is_named_and_the_rest_comes() {
+    let runner = Runner::without_a_volume();
+    let workspace = runner.work().join("repo/repo");
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let own = runner.volume(JOB_POD).join("w/repo/repo");
+    let script = format!(
+        "cd {}; mkdir 'with blank'; truncate -s 101M 'with blank/large'; echo x > small",
+        own.display()
+    );
+    let step = runner.script(&script);
+    assert_eq!(step.code, 0, "{step:?}");
+    assert!(
+        step.log
+            .contains("`with blank/large` stays in the job's pod: it is larger than 100 MiB"),
+        "{step:?}"
+    );
+    assert!(workspace.join("small").exists());
+    assert!(!workspace.join("with blank/large").exists());
+    assert!(own.join("with blank/large").exists());
+    let step = runner.script("true");
+    assert_eq!((step.code, step.log.as_str()), (0, ""), "it is told once");
+
+    // Half of a file command would be a lie.
+    for (size, reason) in [("101M", "larger than 100 MiB"), ("65M", "more than the")] {
+        let script = format!("truncate -s {size} \"$GITHUB_OUTPUT\"; echo said");
+        let step = runner.script(&script);
+        assert_ne!(step.code, 0, "{size} {step:?}");
+        assert!(step.log.starts_with("said\n"), "{size} {step:?}");
+        assert!(
+            step.log.contains("`output_0000`") && step.log.contains(reason),
+            "{size} {step:?}"
+        );
+        let output = fs::metadata(runner.file_command("output")).unwrap();
+        assert_eq!(output.len(), 0, "{size}");
+    }
+}
+
+#[test]
+fn a_step_that_changes_nothing_sends_nothing_and_leaves_the_manifest_alone() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let script = format!(
+        "cd {}; echo x > made",
+        runner.volume(JOB_POD).join("w/repo/repo").display()
+    );
+    assert_eq!(runner.script(&script).code, 0);
+    let manifests = [
+        runner.memory().join("manifest"),
+        runner.volume(JOB_POD).join("spool/manifest"),
+    ];
+    let before = manifests.each_ref().map(|path| fs::read(path).unwrap());
+    assert_eq!(before[0], before[1]);
+    assert_eq!(runner.script("true").code, 0);
+    let after = manifests.each_ref().map(|path| fs::read(path).unwrap());
+    assert_eq!(before, after);
+}

@@ -180,9 +180,50 @@ fn named_volumes_are_shared_within_the_pod_and_nameless_ones_are_not() {
     }
 }
 
+/// A world whose pods share the work volume, and one whose do not.
+fn both_ways() -> [World; 2] {
+    let mut copies = World::new("");
+    copies.config.work_volume = crate::config::WorkVolume::Copy;
+    [World::new(""), copies]
+}
+
+#[test]
+fn a_volume_that_is_to_be_read_only_is_in_both_ways() {
+    for world in both_ways() {
+        let read_only = |source, target| Mount {
+            read_only: true,
+            ..mount(source, target)
+        };
+        let plan = world.job(&with_volumes(vec![
+            read_only(Some("/home/runner/_work/demo/demo/data"), "/data"),
+            read_only(Some("named"), "/named"),
+            mount(Some("/home/runner/_work/demo/demo"), "/whole"),
+        ]));
+        let mounts = &container(&plan.pod, "job")["volumeMounts"];
+        let below = if plan.copied {
+            "w/demo/demo"
+        } else {
+            "demo/demo"
+        };
+        let data = entry(mounts, "mountPath", "/data");
+        assert_eq!(data["subPath"], format!("{below}/data"));
+        for path in ["/data", "/named"] {
+            assert_eq!(entry(mounts, "mountPath", path)["readOnly"], true, "{path}");
+        }
+        let whole = entry(mounts, "mountPath", "/whole");
+        assert_eq!(whole["subPath"], below);
+        assert!(whole["readOnly"].is_null());
+    }
+}
+
 #[test]
 fn nothing_of_runner_or_node_can_be_mounted_by_a_workflow() {
-    let world = World::new("");
+    for world in both_ways() {
+        refuses_what_is_not_the_jobs(&world);
+    }
+}
+
+fn refuses_what_is_not_the_jobs(world: &World) {
     for source in [
         "/",
         "/etc",
@@ -207,7 +248,21 @@ fn nothing_of_runner_or_node_can_be_mounted_by_a_workflow() {
 
 #[test]
 fn no_volume_of_a_workflow_covers_the_runners_own() {
-    let world = World::new("");
+    let [world, copies] = both_ways();
+    for target in [
+        "/__hook/spool",
+        "/__e",
+        "/__w",
+        "/github",
+        "/github/workflow",
+    ] {
+        let request = with_volumes(vec![mount(Some("name"), target)]);
+        let error = job(&copies.inputs(), &request);
+        assert!(
+            matches!(error, Err(SpecError::Volume { .. })),
+            "{target}: {error:?}"
+        );
+    }
     for target in [
         "/__hook",
         "/__hook/spool/x",

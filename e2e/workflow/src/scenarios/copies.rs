@@ -1,6 +1,8 @@
-//! A job pod that shares no volume with its runner.
+//! A job pod that shares no volume with its runner, and what must be the same with and without.
 
 use std::sync::Arc;
+
+use anyhow::Context as _;
 
 use super::{Acting, Stage};
 use crate::harness::cluster::Role;
@@ -14,6 +16,23 @@ fn without_a_volume(stage: Arc<Stage>, file: &'static str) -> Acting {
             ..Options::default()
         };
         stage.run_job(&stage.read(file)?, &options).await?;
+        Ok(())
+    })
+}
+
+/// `volumes:` of a job, where runner and job share a volume and where they do not.
+pub fn user_volumes(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        for role in [Role::Shipped, Role::NoVolume] {
+            let options = Options {
+                role,
+                ..Options::default()
+            };
+            for file in ["user-volumes.yaml", "user-volume-refused.yaml"] {
+                let ended = stage.run_job(&stage.read(file)?, &options).await;
+                ended.with_context(|| format!("{file}, {role:?}"))?;
+            }
+        }
         Ok(())
     })
 }

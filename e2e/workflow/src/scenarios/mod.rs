@@ -175,6 +175,10 @@ pub fn all() -> Vec<Scenario> {
             copies::what_the_runner_reads,
         ),
         Scenario::code(
+            "volumes of a workflow are mounted or refused with a reason, shared or not",
+            copies::user_volumes,
+        ),
+        Scenario::code(
             "files of every kind cross where nothing is shared",
             copies::files_of_every_kind,
         ),
