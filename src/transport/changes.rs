@@ -137,6 +137,10 @@ impl<W: Write> Sender<W> {
             },
             Kind::File => {
                 let sum = total.saturating_add(entry.size);
+                if known == Some(entry) {
+                    *total = sum;
+                    return Ok(());
+                }
                 if entry.size > limits.file {
                     return self.leave(known, entry.clone(), Reason::TooLarge);
                 }
@@ -144,9 +148,6 @@ impl<W: Write> Sender<W> {
                     return self.leave(known, entry.clone(), Reason::TooMuch);
                 }
                 *total = sum;
-                if known == Some(entry) {
-                    return Ok(());
-                }
                 self.content_of(known, entry.clone(), &found.path(), limits)
             }
             _ if known == Some(entry) => Ok(()),

@@ -233,3 +233,21 @@ fn what_exceeds_a_limit_is_named_and_an_older_copy_does_not_stay() {
         ["b", "c"]
     );
 }
+
+#[test]
+fn a_large_file_of_the_runners_own_stays_and_one_of_the_job_is_named_once() {
+    let sides = Sides::new();
+    let limits = Limits { file: 10, ..LIMITS };
+    let down = || sides.cross("pod", "runner", Selection::Tracked, limits).1;
+    fs::write(sides.path("runner/w/own"), "larger than ten").unwrap();
+    sides.up();
+    assert_eq!(down().count, 0);
+    assert!(sides.path("runner/w/own").exists());
+    fs::write(sides.path("pod/w/made"), "larger than ten, too").unwrap();
+    assert_eq!(down().count, 1);
+    assert_eq!((down().count, sides.up()), (0, EMPTY));
+    assert!(sides.path("pod/w/made").exists(), "the runner never had it");
+    fs::write(sides.path("pod/w/made"), "small").unwrap();
+    assert_eq!(down().count, 0);
+    assert_eq!(fs::read(sides.path("runner/w/made")).unwrap(), b"small");
+}
