@@ -189,17 +189,14 @@ impl Walk {
 
     /// Where the last entry is.
     fn path(&self) -> PathBuf {
-        let level = match self.entered {
-            true => {
-                return self
-                    .levels
-                    .last()
-                    .map(|level| level.path.clone())
-                    .unwrap_or_default();
-            }
-            false => self.levels.last(),
+        let Some(level) = self.levels.last() else {
+            return PathBuf::new();
         };
-        level.map_or_else(PathBuf::new, |level| level.path.join(level.names.last()))
+        if self.entered {
+            level.path.clone()
+        } else {
+            level.path.join(level.names.last())
+        }
     }
 
     /// Whether a link here may be the runner's own way to a directory of a cache outside

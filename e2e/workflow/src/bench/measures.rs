@@ -33,7 +33,8 @@ const IDLE: Duration = Duration::from_secs(20);
 
 const KUBELET: &str = "the kubelet looks for mounts every 300 ms, so a few ms cost all or nothing";
 const ASKING: &str = "without the right to watch, a pod is asked for every 250 ms";
-const SCHEDULING: &str = "three processes take turns on cores that the whole cluster shares";
+pub(super) const SCHEDULING: &str =
+    "three processes take turns on cores that the whole cluster shares";
 const CACHES: &str = "CPU time grows when others use the caches";
 const COPIES: &str = "four copies and three processes, on as many cores as the machine has";
 
@@ -60,7 +61,7 @@ fn hook_rows(command: &str, bash: &Measured, calls: &[Measured]) -> [Row; 2] {
     ]
 }
 
-fn walls(calls: &[Measured]) -> Vec<f64> {
+pub(super) fn walls(calls: &[Measured]) -> Vec<f64> {
     calls.iter().map(|call| call.wall_ms).collect()
 }
 
@@ -325,11 +326,11 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(super) fn pods(&self) -> Api<Pod> {
         self.cluster.api()
     }
 
-    async fn job_pod(&self) -> anyhow::Result<Pod> {
+    pub(super) async fn job_pod(&self) -> anyhow::Result<Pod> {
         Ok(self.pods().get(&self.hook.runner.job_pod()).await?)
     }
 
@@ -338,7 +339,7 @@ impl Bench<'_> {
         process::find(&uid, "arc-hook").context("the job's pod has no supervisor")
     }
 
-    async fn job_seat(&self) -> anyhow::Result<Seat> {
+    pub(super) async fn job_seat(&self) -> anyhow::Result<Seat> {
         Seat::take(self.supervisor().await?, USER)
     }
 

@@ -12,6 +12,7 @@
 //! ```
 
 pub mod agent;
+mod copies;
 mod floor;
 mod hook;
 mod measures;
@@ -34,6 +35,8 @@ pub enum Group {
     Logs,
     /// The supervisor between steps.
     Idle,
+    /// A runner that shares no volume with its jobs.
+    Copies,
 }
 
 /// A run of the benchmarks.
@@ -79,7 +82,11 @@ impl Bench<'_> {
             self.jobs(Role::Shipped).await?;
             self.jobs_of_stock().await?;
         }
-        if groups.iter().all(|&group| group == Group::Jobs) {
+        if groups.contains(&Group::Copies) {
+            self.copies().await?;
+        }
+        let of_one_job = [Group::Steps, Group::Logs, Group::Idle];
+        if !groups.iter().any(|group| of_one_job.contains(group)) {
             return Ok(());
         }
         self.hook.prepare_job(&[]).await?;

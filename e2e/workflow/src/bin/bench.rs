@@ -15,7 +15,11 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Measure only these.
-    #[arg(long, value_delimiter = ',', default_value = "jobs,steps,logs,idle")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "jobs,steps,logs,idle,copies"
+    )]
     only: Vec<Group>,
     /// How often each pair of floor and ours is measured.
     #[arg(long, default_value_t = 10)]

@@ -141,6 +141,7 @@ pub fn all() -> Vec<Scenario> {
         .collect();
     all.extend(built_right());
     all.extend(walled());
+    all.extend(apart());
     all.extend([
         Scenario::code(
             "3,000 variables and difficult values arrive",
@@ -165,22 +166,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario::code(
             "a hook outside of a pod runs a job, with a warning",
             outside::of_a_pod,
-        ),
-        Scenario::code(
-            "a job comes through that shares no volume with its runner",
-            copies::nothing_shared,
-        ),
-        Scenario::code(
-            "the runner has what it reads itself of a workspace that it does not share",
-            copies::what_the_runner_reads,
-        ),
-        Scenario::code(
-            "volumes of a workflow are mounted or refused with a reason, shared or not",
-            copies::user_volumes,
-        ),
-        Scenario::code(
-            "files of every kind cross where nothing is shared",
-            copies::files_of_every_kind,
         ),
         Scenario::code(
             "good jobs on main make the next parent of a cache, and no others do",
@@ -263,6 +248,28 @@ fn walled() -> [Scenario; 8] {
         Scenario::code(
             "the runners' account creates what a job needs and no more",
             policy::confined_account,
+        ),
+    ]
+}
+
+/// That a job whose pod shares no volume with its runner is like any other.
+fn apart() -> [Scenario; 4] {
+    [
+        Scenario::code(
+            "a job comes through that shares no volume with its runner",
+            copies::nothing_shared,
+        ),
+        Scenario::code(
+            "the runner has what it reads itself of a workspace that it does not share",
+            copies::what_the_runner_reads,
+        ),
+        Scenario::code(
+            "volumes of a workflow are mounted or refused with a reason, shared or not",
+            copies::user_volumes,
+        ),
+        Scenario::code(
+            "files of every kind cross where nothing is shared",
+            copies::files_of_every_kind,
         ),
     ]
 }
