@@ -12,7 +12,11 @@ use crate::admin::gc::Gc;
 use crate::admin::man::Manual;
 use crate::admin::rbac::Rbac;
 use crate::admin::render::Render;
+use crate::admin::retained::Retained;
 use crate::hook;
+use crate::retain::enter::EnterArgs;
+use crate::retain::inside::KeepArgs;
+use crate::retain::scrub::ScrubArgs;
 use crate::spool::supervisor::{self, ExecArgs, SuperviseArgs};
 use crate::transport::relay::RelayArgs;
 
@@ -35,6 +39,7 @@ enum Verb {
     Man(Manual),
     Gc(Box<Gc>),
     Cache(Box<Cache>),
+    Retained(Box<Retained>),
     /// Runs as PID 1 of a job's container and starts its steps
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -47,6 +52,15 @@ enum Verb {
     /// Prepares what a job needs beside its pod
     #[command(hide = true, subcommand)]
     Init(hook::init::Init),
+    /// Ends the processes of a job that is kept, and removes its secrets
+    #[command(hide = true)]
+    Scrub(ScrubArgs),
+    /// Has a job scrubbed from within its pod
+    #[command(hide = true)]
+    Keep(KeepArgs),
+    /// Opens a shell in a kept job
+    #[command(hide = true)]
+    Enter(EnterArgs),
     /// Empties directories of a job whose files only its own user can remove
     #[command(hide = true)]
     Sweep(hook::sweep::SweepArgs),
@@ -70,10 +84,14 @@ pub fn main() -> ExitCode {
         Some(Verb::Man(manual)) => plainly(manual.run(documented())),
         Some(Verb::Gc(gc)) => plainly(gc.run()),
         Some(Verb::Cache(cache)) => plainly(cache.run()),
+        Some(Verb::Retained(retained)) => coded(retained.run()),
         Some(Verb::Supervise(args)) => plainly(supervisor::supervise(&args)),
         Some(Verb::Exec(args)) => ExitCode::from(supervisor::exec(&args)),
         Some(Verb::Relay(args)) => plainly(args.run()),
         Some(Verb::Init(init)) => plainly(init.run()),
+        Some(Verb::Scrub(args)) => plainly(args.run()),
+        Some(Verb::Keep(args)) => plainly(args.run()),
+        Some(Verb::Enter(args)) => coded(args.run()),
         Some(Verb::Sweep(args)) => {
             args.run();
             ExitCode::SUCCESS

@@ -33,6 +33,9 @@ pub struct Github {
     pub actor: String,
     /// `RUNNER_ARCH`: `X64`, `ARM64`.
     pub arch: String,
+    /// `GITHUB_SERVER_URL`: `https://github.com`.
+    #[serde(default)]
+    pub server: String,
 }
 
 impl Github {
@@ -53,6 +56,7 @@ impl Github {
             attempt: text("GITHUB_RUN_ATTEMPT"),
             actor: text("GITHUB_ACTOR"),
             arch: text("RUNNER_ARCH"),
+            server: text("GITHUB_SERVER_URL"),
         }
     }
 }

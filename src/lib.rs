@@ -25,6 +25,7 @@ pub mod hook;
 pub mod pod;
 pub mod protocol;
 pub mod record;
+pub mod retain;
 pub mod spool;
 pub mod transport;
 pub mod worker_log;

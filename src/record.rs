@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::CacheRecord;
 use crate::protocol::Environment;
+use crate::retain::{Failure, RetainRecord};
 use crate::spool::{Nonce, StepRequest};
 
 const JOB: &str = "job.json";
@@ -25,6 +26,8 @@ const EXTERNALS: &str = "externals";
 const EVENT: &str = "event";
 const FILES: &str = "files.lock";
 const STEPS: &str = "steps";
+const FAILURE: &str = "failure.json";
+const LAST_WORDS: &str = "last-words";
 
 /// A job as `prepare_job` left it.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -58,6 +61,9 @@ pub struct JobRecord {
     /// The job's caches.
     #[serde(default)]
     pub caches: Vec<CacheRecord>,
+    /// How it is kept, if it can be.
+    #[serde(default)]
+    pub retain: Option<RetainRecord>,
 }
 
 /// A user whom the job's container was given, whatever its image says.
@@ -241,6 +247,42 @@ impl Memory {
         .and_then(|mut file| file.write_all(line.as_bytes()));
     }
 
+    /// The step by whose end the job failed, as far as one was noted.
+    pub fn failure(&self) -> anyhow::Result<Option<Failure>> {
+        let Some(text) = self.read(FAILURE)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| self.failed("parse the failed step in"))
+    }
+
+    /// Notes the step by whose end the job failed, in place of an earlier one. Best effort.
+    pub fn note_failure(&self, failure: &Failure) {
+        if let Ok(text) = serde_json::to_vec(failure) {
+            self.put(FAILURE, &text);
+        }
+    }
+
+    /// The end of the log of the step that ended last.
+    #[must_use]
+    pub fn last_words(&self) -> Vec<u8> {
+        self.read(LAST_WORDS).ok().flatten().unwrap_or_default()
+    }
+
+    /// Notes the end of a step's log. Best effort.
+    pub fn note_last_words(&self, words: &[u8]) {
+        self.put(LAST_WORDS, words);
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let _ = private(
+            OpenOptions::new().write(true).create(true).truncate(true),
+            &self.directory.join(name),
+        )
+        .and_then(|mut file| file.write_all(bytes));
+    }
+
     /// Where the copy of the runner's programs stands.
     pub fn externals(&self) -> anyhow::Result<Externals> {
         Ok(match self.read(EXTERNALS)? {
@@ -381,6 +423,7 @@ mod tests {
                 address: None,
                 host_names: Vec::new(),
                 caches: Vec::new(),
+                retain: None,
             })
             .unwrap();
         (state, memory)

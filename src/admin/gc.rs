@@ -10,17 +10,19 @@ use serde_json::json;
 use super::access::Access;
 use super::{Format, print};
 use crate::cache::gc::{self, Doomed, Report};
+use crate::cluster::ClusterError;
+use crate::retain::{self, gc::Gone};
 
 const EXAMPLES: &str = "\
 Examples:
   arc-hook gc --dry-run
   arc-hook gc --namespace ci --output json";
 
-/// Removes old generations of caches, and what crashes left
+/// Removes old generations of caches, kept jobs whose time is up, and what crashes left
 ///
 /// Superseded generations beyond those that a line keeps, promotions that were never finished,
-/// and clones without a job. Jobs do the same at their end. Never what a line's pointer names, what
-/// a pending clone is made from, or what is younger than the grace.
+/// clones without a job, and kept jobs whose time is up. Jobs do the same at their end. Never what a
+/// line's pointer names, what a pending clone is made from, or what is younger than the grace.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Gc {
@@ -58,26 +60,35 @@ impl Gc {
     /// Does it.
     pub fn run(&self) -> anyhow::Result<()> {
         let api = self.access.connect()?;
-        let report = api
-            .run(gc::run(&api.cluster, self.grace, true, self.dry_run))
+        let (report, jobs) = api
+            .run(async {
+                let jobs = retain::gc::run(&api.cluster, self.dry_run).await?;
+                let report = gc::run(&api.cluster, self.grace, true, self.dry_run).await?;
+                Ok::<_, ClusterError>((report, jobs))
+            })
             .context("remove what no longer serves")?;
         print(&match self.output {
-            Format::Text => text(&report, self.dry_run),
-            Format::Json => json(&report, self.dry_run),
+            Format::Text => text(&report, &jobs, self.dry_run),
+            Format::Json => json(&report, &jobs, self.dry_run),
         })
     }
 }
 
-fn text(report: &Report, dry: bool) -> String {
+fn text(report: &Report, jobs: &[Gone], dry: bool) -> String {
     let mut text = String::new();
     for unread in &report.unread {
         let _ = writeln!(text, "{unread}");
     }
+    let verb = if dry { "would remove" } else { "removed" };
+    for job in jobs {
+        let of = job.repository.as_ref();
+        let of = of.map(|name| format!(" ({name})")).unwrap_or_default();
+        let _ = writeln!(text, "{verb} kept job {}{of}: {}", job.id, job.why);
+    }
     for one in &report.removed {
-        let verb = if dry { "would remove" } else { "removed" };
         let _ = writeln!(text, "{verb} {}", told(one));
     }
-    if report.removed.is_empty() {
+    if report.removed.is_empty() && jobs.is_empty() {
         let _ = writeln!(text, "nothing to remove");
     }
     text
@@ -104,8 +115,9 @@ fn told(one: &Doomed) -> String {
     told
 }
 
-fn json(report: &Report, dry: bool) -> String {
-    let value = json!({"dryRun": dry, "removed": report.removed, "unread": report.unread});
+fn json(report: &Report, jobs: &[Gone], dry: bool) -> String {
+    let value = json!({"dryRun": dry, "removed": report.removed, "unread": report.unread,
+        "retained": jobs});
     format!("{value:#}\n")
 }
 
@@ -143,9 +155,14 @@ mod tests {
 
     #[test]
     fn a_report_is_told_for_people_and_for_scripts() {
-        insta::assert_snapshot!(text(&report(), true));
-        insta::assert_snapshot!(json(&report(), false));
-        assert_eq!(text(&Report::default(), true), "nothing to remove\n");
+        let gone = [Gone {
+            id: "3f9a1c2e".to_owned(),
+            repository: Some("octo/demo".to_owned()),
+            why: "its time is up".to_owned(),
+        }];
+        insta::assert_snapshot!(text(&report(), &gone, true));
+        insta::assert_snapshot!(json(&report(), &gone, false));
+        assert_eq!(text(&Report::default(), &[], true), "nothing to remove\n");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod gc;
 pub mod man;
 pub mod rbac;
 pub mod render;
+pub mod retained;
 pub mod rights;
 
 use std::io::{self, Read as _, Write as _};

@@ -186,6 +186,7 @@ impl Runner {
     fn pod(&self) -> RunnerPod {
         let claim = self.work_claim.clone();
         RunnerPod {
+            scale_set: None,
             name: self.pod_name.clone(),
             uid: UID.to_owned(),
             node: Some(self.node.clone()),

@@ -28,17 +28,23 @@ pub enum Feature {
     Caches,
     /// The same with `via: snapshot`: generations are snapshots.
     Snapshots,
+    /// `arc-hook/retain`: failed jobs are kept.
+    Retain,
+    /// A kept job gives its processors back. Goes without.
+    Resize,
 }
 
 impl Feature {
     /// All of them, in the order of a Role.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Jobs,
         Self::Watch,
         Self::Events,
         Self::Copy,
         Self::Caches,
         Self::Snapshots,
+        Self::Retain,
+        Self::Resize,
     ];
 
     /// What people call it.
@@ -51,13 +57,15 @@ impl Feature {
             Self::Copy => "copy",
             Self::Caches => "caches",
             Self::Snapshots => "snapshots",
+            Self::Retain => "retain",
+            Self::Resize => "resize",
         }
     }
 
     /// Whether the hook does without, only worse.
     #[must_use]
     pub fn is_optional(self) -> bool {
-        matches!(self, Self::Watch | Self::Events)
+        matches!(self, Self::Watch | Self::Events | Self::Resize)
     }
 
     /// Whether jobs with this template, and the work volume used this way, come to it.
@@ -71,6 +79,7 @@ impl Feature {
                 let mut policies = template.settings().caches.values();
                 policies.any(|policy| policy.via == Kind::Snapshot)
             }
+            Self::Retain | Self::Resize => template.settings().retain.is_on(),
         }
     }
 }
@@ -161,6 +170,41 @@ pub const RULES: &[Rule] = &[
         resource: "volumesnapshots",
         verbs: &["get", "list", "create", "delete"],
         reason: "`via: snapshot`: the generations of caches whose volumes are not cloned.",
+    },
+    Rule {
+        feature: Feature::Retain,
+        group: "",
+        resource: "pods",
+        verbs: &["patch"],
+        reason: "A failed job's pod is kept: its owner and ARC's label are taken away.",
+    },
+    Rule {
+        feature: Feature::Retain,
+        group: "",
+        resource: "pods/exec",
+        verbs: &["get", "create"],
+        reason: "Services of a kept job are ended: their environments hold secrets.",
+    },
+    Rule {
+        feature: Feature::Retain,
+        group: "",
+        resource: "persistentvolumeclaims",
+        verbs: &["get", "list", "patch", "delete"],
+        reason: "The work volume and the caches of a kept job stay, and go when its time is up.",
+    },
+    Rule {
+        feature: Feature::Retain,
+        group: "",
+        resource: "configmaps",
+        verbs: &["get", "list", "create", "update", "delete"],
+        reason: "The ledger of kept jobs, by which they are bounded.",
+    },
+    Rule {
+        feature: Feature::Resize,
+        group: "",
+        resource: "pods/resize",
+        verbs: &["patch"],
+        reason: "Optional: a kept job gives its processors back.",
     },
 ];
 

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use serde_json::Value;
@@ -90,6 +90,18 @@ impl Cluster {
             }
         })
         .await
+    }
+
+    /// Changes what the containers of a pod get of their node, in place.
+    pub async fn resize(&self, name: &str, patch: Value) -> Result<(), ClusterError> {
+        let api = self.api::<Pod>();
+        let patch = Patch::Strategic(patch);
+        let parameters = PatchParams::default();
+        self.attempt(self.act("patch", "pods/resize", name), || {
+            api.patch_subresource("resize", name, &parameters, &patch)
+        })
+        .await
+        .map(drop)
     }
 
     /// Deletes the object if it is still exactly the one that was read.

@@ -22,6 +22,7 @@ impl fmt::Display for Act {
         match (attempt.verb, attempt.resource) {
             ("list", resource) => write!(f, "list {resource} of `{name}`"),
             (_, "pods/exec") => write!(f, "run arc-hook in pod `{name}`"),
+            (_, "pods/resize") => write!(f, "resize pod `{name}`"),
             (_, "pods/log") => write!(f, "read the log of `{name}`"),
             (verb, resource) => write!(f, "{verb} {} `{name}`", singular(resource)),
         }

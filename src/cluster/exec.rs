@@ -15,7 +15,7 @@ use kube::client::UpgradeConnectionError;
 use kube::core::Status;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Cluster, ClusterError, failure};
+use super::{Act, Cluster, ClusterError, failure};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -25,6 +25,9 @@ const BUFFER: usize = 256 * 1024;
 const WORDS: u64 = 4096;
 /// How long what is left of an ended connection may take to be read.
 const REST: Duration = Duration::from_millis(50);
+
+/// How long a program's status may come after its last output.
+const STATUS: Duration = Duration::from_secs(2);
 
 /// How a connection ended: with the program's status, or without one.
 type Ended = Result<End, ()>;
@@ -63,25 +66,7 @@ impl Cluster {
             .stderr(true)
             .max_stdin_buf_size(BUFFER)
             .max_stdout_buf_size(BUFFER);
-        let act = self.act("create", "pods/exec", pod);
-        let api = self.api::<Pod>();
-        let begun = api.exec(pod, command.to_vec(), &parameters);
-        let mut process = match tokio::time::timeout(CONNECT, begun).await {
-            Ok(Ok(process)) => process,
-            Ok(Err(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(
-                code,
-            )))) => {
-                let message = format!("the answer to an exec is {code}");
-                let status = Status::failure(&message, "").with_code(code.as_u16());
-                return Err(failure(
-                    act,
-                    Some(kube::Error::Api(status.boxed())),
-                    CONNECT,
-                ));
-            }
-            Ok(Err(error)) => return Err(failure(act, Some(error), CONNECT)),
-            Err(_) => return Err(failure(act, None, CONNECT)),
-        };
+        let (act, mut process) = self.attach(pod, command, &parameters).await?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (process.stdin(), process.stdout(), process.stderr())
         else {
@@ -99,6 +84,31 @@ impl Cluster {
             stdout: Box::new(stdout),
             stderr: Box::new(stderr),
         })
+    }
+
+    /// Starts a program, with the streams that the parameters name.
+    pub(super) async fn attach(
+        &self,
+        pod: &str,
+        command: &[String],
+        parameters: &AttachParams,
+    ) -> Result<(Act, AttachedProcess), ClusterError> {
+        let act = self.act("create", "pods/exec", pod);
+        let api = self.api::<Pod>();
+        let begun = api.exec(pod, command.to_vec(), parameters);
+        match tokio::time::timeout(CONNECT, begun).await {
+            Ok(Ok(process)) => Ok((act, process)),
+            Ok(Err(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(
+                code,
+            )))) => {
+                let message = format!("the answer to an exec is {code}");
+                let status = Status::failure(&message, "").with_code(code.as_u16());
+                let refused = kube::Error::Api(status.boxed());
+                Err(failure(act, Some(refused), CONNECT))
+            }
+            Ok(Err(error)) => Err(failure(act, Some(error), CONNECT)),
+            Err(_) => Err(failure(act, None, CONNECT)),
+        }
     }
 }
 
@@ -126,6 +136,16 @@ impl Exec {
         }
         let rest = tokio::time::timeout(REST, self.stdout.read(buffer)).await;
         rest.unwrap_or(Ok(0))
+    }
+
+    /// Whether the program is known to have ended with 0. Its output has ended.
+    pub async fn succeeded(&mut self) -> bool {
+        if self.ended.is_none() {
+            let status = tokio::time::timeout(STATUS, &mut self.status).await;
+            self.ended = Some(status.ok().flatten().ok_or(()));
+        }
+        let status = self.ended.as_ref().and_then(|ended| ended.as_ref().ok());
+        status.and_then(|status| status.status.as_deref()) == Some("Success")
     }
 
     /// Why the connection ended, as far as that was said.

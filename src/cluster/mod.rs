@@ -12,6 +12,7 @@ mod exec;
 mod log;
 mod retry;
 mod review;
+mod shell;
 mod snapshot;
 mod volume;
 mod watch;
@@ -35,6 +36,7 @@ pub use exec::Exec;
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
 pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
+pub use shell::{Said, Shell, Size, send};
 pub use snapshot::{GROUP, SnapshotStatus, VolumeSnapshot, VolumeSnapshotClass};
 pub use watch::Change;
 

@@ -11,11 +11,12 @@ use super::api::Api;
 use super::leftovers::Leftovers;
 use super::output;
 use super::promotion::Finish;
+use super::retention::{KeptJob, Retention};
 use super::sweep::sweep;
 use crate::config::Config;
 use crate::pod::names;
 use crate::record::{JobRecord, Memory};
-use crate::spool::JobTree;
+use crate::spool::{JobTree, Nonce};
 
 /// How long an API server that is away is waited for. The runner may be given 60 s in all after a
 /// cancel.
@@ -28,15 +29,21 @@ const TRIES: u32 = 20;
 pub fn run(config: &Config) -> u8 {
     let memory = Memory::of(&config.paths.state, &names::job_pod(&config.pod_name));
     let job = memory.job().ok().flatten();
-    if let Err(error) = remove_from_cluster(config, &memory, job.as_ref()) {
+    let kept = remove_from_cluster(config, &memory, job.as_ref()).unwrap_or_else(|error| {
         output::warning(&format!("{error:#}; what is left goes with the runner pod"));
-    }
+        None
+    });
     tracing::debug!(phase = "cluster cleaned");
     if let Err(error) = memory.remove() {
         output::warning(&format!("{error:#}"));
     }
-    remove_tree(config);
+    let spared = job.filter(|_| kept.is_some()).map(|job| job.nonce);
+    remove_tree(config, spared.as_ref());
     tracing::debug!(phase = "directories removed");
+    if let Some(kept) = kept {
+        // Last of all, where someone looks first.
+        output::line(&kept.way_in);
+    }
     0
 }
 
@@ -44,20 +51,34 @@ fn remove_from_cluster(
     config: &Config,
     memory: &Memory,
     job: Option<&JobRecord>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<KeptJob>> {
     let namespace = job.map(|job| job.namespace.as_str());
     let api = Api::connect(namespace.or(config.namespace.as_deref()))?;
     let cluster = api.cluster.patient(PATIENCE);
-    let leftovers = api.run(Leftovers::find(&cluster, &config.pod_name))?;
+    let mut leftovers = api.run(Leftovers::find(&cluster, &config.pod_name))?;
     let own = rustix::process::geteuid().as_raw();
-    if let Some(job) = job
+    let caches = job.map(|job| Finish::new(&cluster, config, memory, job));
+    let promotes = caches.as_ref().is_some_and(Finish::promotes);
+    let kept = job.and_then(|job| {
+        let retention = Retention {
+            api: &api,
+            cluster: &cluster,
+            config,
+            memory,
+            job,
+        };
+        retention.keep(&leftovers, promotes)
+    });
+    if let (Some(job), None) = (job, &kept)
         && job.user.is_some_and(|(uid, _)| uid != own)
         && leftovers.has_running(&job.pod)
     {
         sweep(config, job);
     }
-    let caches = job.map(|job| Finish::new(&cluster, config, memory, job));
-    if caches.as_ref().is_some_and(Finish::promotes) {
+    if let (Some(job), Some(_)) = (job, &kept) {
+        leftovers.spare(&job.pod);
+    }
+    if promotes {
         api.run(leftovers.delete_within(&cluster, None))?;
     } else {
         api.run(leftovers.delete(&cluster))?;
@@ -66,14 +87,20 @@ fn remove_from_cluster(
     if pods + secrets > 0 {
         output::line(&format!("Removed: pods {pods}, secrets {secrets}"));
     }
-    if let Some(caches) = caches {
-        api.run(caches.finish(&leftovers))?;
-        tracing::debug!(phase = "caches settled");
+    match caches {
+        Some(caches) if kept.is_some() => caches.keep(),
+        Some(caches) => api.run(caches.finish(&leftovers))?,
+        None => return Ok(kept),
     }
-    Ok(())
+    tracing::debug!(phase = "caches settled");
+    Ok(kept)
 }
 
-fn remove_tree(config: &Config) {
+fn remove_tree(config: &Config, spared: Option<&Nonce>) {
+    if let Some(spared) = spared {
+        let _ = JobTree::remove_others(&config.paths, spared);
+        return;
+    }
     let mut outcome = JobTree::remove_all(&config.paths);
     for _ in 1..TRIES {
         match &outcome {

@@ -38,12 +38,17 @@ impl<W: Write> Tail<W> {
         self.kept.extend_from_slice(bytes);
     }
 
+    /// The end of what was passed on.
+    pub fn last_words(&self) -> &[u8] {
+        &self.kept[self.kept.len().saturating_sub(KEPT)..]
+    }
+
     /// Says in one line why a step with this end may have failed, if its user is a likely cause.
     pub fn tell(&self, user: Option<ForcedUser>, code: u8) {
         let Some(user) = user.filter(|_| code != 0) else {
             return;
         };
-        let tail = &self.kept[self.kept.len().saturating_sub(KEPT)..];
+        let tail = self.last_words();
         if let Some(words) = hint(user, code, &String::from_utf8_lossy(tail)) {
             if tail.last() != Some(&b'\n') {
                 output::line("");

@@ -66,6 +66,19 @@ impl Leftovers {
         &self.pods
     }
 
+    /// Names of the secrets.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let names = self.secrets.iter();
+        names.filter_map(|one| one.metadata.name.clone()).collect()
+    }
+
+    /// Leaves out the pod of that name: it stays.
+    pub fn spare(&mut self, name: &str) {
+        self.pods
+            .retain(|pod| pod.metadata.name.as_deref() != Some(name));
+    }
+
     /// Deletes them all, and goes on where one cannot be deleted. The first failure is returned.
     pub async fn delete(&self, cluster: &Cluster) -> Result<(), ClusterError> {
         self.delete_within(cluster, Some(GRACE)).await

@@ -18,6 +18,8 @@ mod passwd;
 pub mod prepare_job;
 pub mod promotion;
 pub mod remote;
+pub mod retention;
+mod room;
 pub mod run_container_step;
 pub mod run_script_step;
 #[cfg(feature = "opentelemetry")]

@@ -16,6 +16,8 @@ use super::leftovers::Leftovers;
 use super::liveness::PodLiveness;
 use super::output;
 use super::remote::Remote;
+use super::retention;
+use super::room;
 use super::surroundings::{self, Surroundings};
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::config::Config;
@@ -177,6 +179,7 @@ impl Preparation<'_> {
             address: None,
             host_names: plan.host_names.clone(),
             caches,
+            retain: retention::settle(&around, &plan),
         };
         // Before the pod exists, so that whoever finds the one finds the other.
         self.memory.save(&record)?;
@@ -297,9 +300,14 @@ impl Preparation<'_> {
             services.is_empty() || pod.is_some_and(|pod| explain::all_ready(pod, &services))
         };
         let mut wait = PodWait::new(self.cluster, &plan.name, subject, timeout);
+        // Where jobs are kept, those of the node make way for one that finds no room.
+        let around = &begun.around;
+        let keeps = around.template.settings().retain.is_on();
+        let node = around.runner.as_ref().filter(|_| keeps);
+        let node = node.and_then(|runner| runner.node.as_deref());
         let Some(tree) = &begun.tree else {
             let started = api.run_unless_signalled(signals, async {
-                wait.until(|pod| {
+                let started = wait.until(|pod| {
                     let started =
                         pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
                     Ok(if started && are_ready(pod) {
@@ -307,8 +315,8 @@ impl Preparation<'_> {
                     } else {
                         Progress::Almost
                     })
-                })
-                .await
+                });
+                room::beside(self.cluster, &plan.name, node, started).await
             });
             match started {
                 Ended::Done(Ok(())) => {}
@@ -334,18 +342,17 @@ impl Preparation<'_> {
         };
         let mut ready = None;
         api.run_unless_signalled(signals, async {
-            let ready = wait
-                .until(|pod| {
-                    if ready.is_none() {
-                        ready = client::ready(&spool, self.nonce)?;
-                    }
-                    Ok(match (&ready, are_ready(pod)) {
-                        (None, _) => Progress::None,
-                        (Some(_), false) => Progress::Almost,
-                        (Some(ready), true) => Progress::Arrived(ready.clone()),
-                    })
+            let waited = wait.until(|pod| {
+                if ready.is_none() {
+                    ready = client::ready(&spool, self.nonce)?;
+                }
+                Ok(match (&ready, are_ready(pod)) {
+                    (None, _) => Progress::None,
+                    (Some(_), false) => Progress::Almost,
+                    (Some(ready), true) => Progress::Arrived(ready.clone()),
                 })
-                .await?;
+            });
+            let ready = room::beside(self.cluster, &plan.name, node, waited).await?;
             Ok((ready, wait.pod().cloned()))
         })
     }

@@ -98,6 +98,21 @@ impl<'a> Finish<'a> {
         outcome
     }
 
+    /// Says why nothing is promoted of a job that is kept with its caches.
+    pub fn keep(&self) {
+        for cache in &self.job.caches {
+            let why = match (&cache.promotion, self.bad) {
+                (Promotion::Off, _) => continue,
+                (Promotion::No(why), _) => why,
+                (Promotion::To(_), why) => why.unwrap_or("the job is kept"),
+            };
+            tell(
+                cache,
+                &format!("not promoted: {why}; it is kept with the job"),
+            );
+        }
+    }
+
     async fn one(
         &self,
         cache: &CacheRecord,

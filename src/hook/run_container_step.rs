@@ -16,6 +16,7 @@ use super::hint::Tail;
 use super::liveness::PodLiveness;
 use super::output;
 use super::remote::Remote;
+use super::retention;
 use super::run_script_step::arguments;
 use super::step::{self, StepRun, Way};
 use super::step_files::StepFiles;
@@ -87,6 +88,10 @@ pub fn run(config: &Config, request: &Container, signals: &Signals) -> anyhow::R
         memory: &memory,
     };
     let code = action.run(job.as_ref(), signals);
+    if let Some(job) = &job {
+        retention::Step::of_action(job, &request.environment_variables)
+            .note(config, &memory, &code, signals);
+    }
     action.discard(match signals.received() {
         None => DISCARD,
         Some(_) => DISCARD_CANCELLED,
@@ -207,6 +212,7 @@ impl Action<'_> {
                 named: ready.user_name.is_some(),
                 ..user
             }),
+            last_words: false,
         };
         let code = run.run(signals, &mut liveness)?;
         if let Some(jobs) = &jobs {
@@ -290,6 +296,7 @@ impl Action<'_> {
                 named: ready.user_name.is_some(),
                 ..user
             }),
+            last_words: false,
         };
         let cluster = &self.api.cluster;
         let mut liveness = PodLiveness::new(cluster.namespace(), &self.plan.name, self.nonce);

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use super::api::Api;
 use super::liveness::PodLiveness;
 use super::remote::Remote;
+use super::retention;
 use super::step::{StepRun, Way};
 use crate::config::Config;
 use crate::pod::names;
@@ -38,6 +39,7 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
     let request = request(&job, memory.path()?, step)?;
     let externals = request.argv[0].starts_with(EXTERNALS_MOUNT);
     let mut liveness = PodLiveness::new(&job.namespace, &job.pod, &job.nonce);
+    let step = retention::Step::of(&job, &request);
     if job.copied {
         let api = Api::connect(Some(&job.namespace))?;
         let remote = Remote::of_job(&api, config, &memory, &job);
@@ -50,9 +52,11 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
             },
             request,
             forced_user: job.forced_user,
+            last_words: job.retain.is_some(),
         };
         let code = run.run(signals, &mut liveness);
         memory.note_outcome("run_script_step", *code.as_ref().unwrap_or(&1));
+        step.note(config, &memory, &code, signals);
         return code;
     }
     let tree = JobTree::open(&config.paths, &job.nonce, job.foreign_user)
@@ -70,9 +74,11 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
         },
         request,
         forced_user: job.forced_user,
+        last_words: job.retain.is_some(),
     };
     let code = run.run(signals, &mut liveness);
     memory.note_outcome("run_script_step", *code.as_ref().unwrap_or(&1));
+    step.note(config, &memory, &code, signals);
     code
 }
 
@@ -156,6 +162,7 @@ mod tests {
             address: None,
             host_names: Vec::new(),
             caches: Vec::new(),
+            retain: None,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct StepRun<'a> {
     pub request: StepRequest,
     /// The job's user, when it is not its image's.
     pub forced_user: Option<ForcedUser>,
+    /// The end of its log is noted when it fails.
+    pub last_words: bool,
 }
 
 /// How a step and its files cross.
@@ -92,6 +94,9 @@ impl StepRun<'_> {
         let code = exit_code(ended, signals)?;
         if signals.received().is_none() {
             tail.tell(self.forced_user, code);
+        }
+        if self.last_words && code != 0 {
+            self.memory.note_last_words(tail.last_words());
         }
         let commands = commands.context("hand the log to the runner")?;
         let mut entries = entries?;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::protocol::Environment;
 use crate::record::JobRecord;
-use crate::spool::client::{Liveness, RunningStep};
+use crate::retain::inside::NotAlive;
+use crate::spool::client::RunningStep;
 use crate::spool::signals::Signals;
 use crate::spool::tree::{BINARY, HOOK_MOUNT};
 use crate::spool::{JobTree, StepRequest};
@@ -93,19 +94,6 @@ pub fn sweep(config: &Config, job: &JobRecord) {
         let _ = done.send(swept.is_ok());
     });
     let _ = waited.recv_timeout(LIMIT);
-}
-
-/// A supervisor that is silent is not asked twice.
-struct NotAlive;
-
-impl Liveness for NotAlive {
-    fn examine(&mut self, _: Duration) -> Option<anyhow::Error> {
-        Some(self.why_ended())
-    }
-
-    fn why_ended(&mut self) -> anyhow::Error {
-        anyhow::Error::msg("the supervisor is silent")
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::output;
 
 /// Every phase that a command marks. Metrics and spans know no other.
-pub const PHASES: [&str; 11] = [
+pub const PHASES: [&str; 12] = [
     "surroundings read",
     "pod planned",
     "caches cloned",
@@ -28,6 +28,7 @@ pub const PHASES: [&str; 11] = [
     "step ended",
     "files copied out",
     "cluster cleaned",
+    "job kept",
     "caches settled",
     "directories removed",
 ];

@@ -47,7 +47,7 @@ pub use runner::{RunnerPod, WorkClaim};
 pub use settings::{RunAs, Settings};
 pub use step::container_step;
 pub use template::{Location, Template};
-pub use volumes::{OWN_GITHUB, OWN_WORK};
+pub use volumes::{OWN_GITHUB, OWN_WORK, WORK};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,10 @@ use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
 use crate::config::Config;
 
+/// By what ARC tells of whose scale set a runner pod is (actions-runner-controller,
+/// `constants.go`: `LabelKeyGitHubScaleSetName`).
+const SCALE_SET_LABEL: &str = "actions.github.com/scale-set-name";
+
 /// The runner's pod, as far as pods made for its jobs depend on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunnerPod {
@@ -21,6 +25,8 @@ pub struct RunnerPod {
     pub pull_secrets: Vec<String>,
     /// The claim behind its work directory; absent when that is no claim a second pod could mount.
     pub work_claim: Option<WorkClaim>,
+    /// The scale set, as ARC labels the pod.
+    pub scale_set: Option<String>,
 }
 
 /// The claim that holds the runner's work directory.
@@ -75,6 +81,11 @@ impl RunnerPod {
                 .collect(),
             name,
             work_claim,
+            scale_set: pod
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(SCALE_SET_LABEL).cloned()),
         }
     }
 }

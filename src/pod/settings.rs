@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::error::TemplateError;
 use super::template::{Location, Template};
 use super::yaml::escape;
-use crate::cache::Policy;
+use crate::cache;
 use crate::config::is_true;
+use crate::retain::Policy;
 
 /// The annotations, checked once when the template is read.
 #[allow(clippy::struct_excessive_bools)] // Each is an annotation of its own.
@@ -27,7 +28,9 @@ pub struct Settings {
     /// `arc-hook/max-memory`, in bytes.
     pub max_memory: Option<i64>,
     /// `arc-hook/cache.<volume>`, by volume.
-    pub caches: BTreeMap<String, Policy>,
+    pub caches: BTreeMap<String, cache::Policy>,
+    /// `arc-hook/retain` and its like.
+    pub retain: Policy,
     /// Annotations of ours that mean nothing.
     pub unknown: Vec<String>,
 }
@@ -121,10 +124,13 @@ impl Settings {
                             .ok_or_else(|| refuse("use a quantity as \"8Gi\" or \"512Mi\""))?,
                     );
                 }
-                _ if key.starts_with("retain") => {}
+                _ if key.starts_with("retain") => match settings.retain.set(key, value) {
+                    Some(set) => set.map_err(refuse)?,
+                    None => settings.unknown.push(name.to_owned()),
+                },
                 _ => match key.strip_prefix("cache.") {
                     Some(volume) => {
-                        let policy = cache(template, text, name, volume, value)?;
+                        let policy = read_cache(template, text, name, volume, value)?;
                         settings.caches.insert(volume.to_owned(), policy);
                     }
                     None => settings.unknown.push(name.to_owned()),
@@ -136,13 +142,13 @@ impl Settings {
 }
 
 /// Reads `arc-hook/cache.<volume>`, whose volume must be one that a claim can be made for.
-fn cache(
+fn read_cache(
     template: &Template,
     text: &str,
     name: &str,
     volume: &str,
     value: &str,
-) -> Result<Policy, TemplateError> {
+) -> Result<cache::Policy, TemplateError> {
     let at = template.at(&format!("/metadata/annotations/{}", escape(name)));
     let refuse = |at, what: String, remedy: &str| TemplateError::Cache {
         at,
@@ -150,7 +156,7 @@ fn cache(
         what,
         remedy: remedy.to_owned(),
     };
-    let policy = Policy::parse(value).map_err(|error| {
+    let policy = cache::Policy::parse(value).map_err(|error| {
         let (at, what) = match (at, error.at) {
             (Some(key), Some(inner)) => match absolute(text, key, value, inner) {
                 Some(at) => (Some(at), error.what),

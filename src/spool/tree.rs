@@ -114,6 +114,17 @@ impl JobTree {
         Directory::open(&paths.work)?.remove_tree(ROOT)
     }
 
+    /// Removes every tree but one: that of a job that is kept.
+    pub fn remove_others(paths: &RunnerPaths, spared: &Nonce) -> Result<(), FileError> {
+        let root = Directory::open(&paths.work)?.descend(ROOT)?;
+        for name in root.names()? {
+            if name != spared.as_str() {
+                root.remove_tree(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The name of the tree.
     #[must_use]
     pub fn nonce(&self) -> &Nonce {

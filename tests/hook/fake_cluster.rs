@@ -37,6 +37,8 @@ impl State {
             ("POST", ..) => self.create(resource, body),
             ("DELETE", ..) => self.delete(resource, name, body),
             ("PUT", ..) => self.replace(resource, name, body),
+            // A strategic patch, which this server does not lay over anything.
+            ("PATCH", "resize", _) => self.get("pods", name),
             ("PATCH", ..) => self.patch(resource, name, body),
             _ => status(405, "MethodNotAllowed", "not here"),
         }
@@ -64,15 +66,16 @@ impl State {
             .find_map(|part| part.strip_prefix("labelSelector="))
             .map(|selector| selector.replace("%3D", "=").replace("%2F", "/"))
             .unwrap_or_default();
+        let matches = |labels: &Value| match wanted.split_once('=') {
+            Some((key, value)) => labels[key] == value,
+            None => wanted.is_empty() || labels[&wanted].is_string(),
+        };
         let items: Vec<&Value> = self
             .objects
             .iter()
             .filter(|((kind, _), _)| kind == resource)
             .map(|(_, object)| object)
-            .filter(|object| {
-                let (key, value) = wanted.split_once('=').unwrap_or_default();
-                key.is_empty() || object["metadata"]["labels"][key] == value
-            })
+            .filter(|object| matches(&object["metadata"]["labels"]))
             .collect();
         let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
         object(200, &list)

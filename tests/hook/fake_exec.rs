@@ -35,16 +35,23 @@ pub fn start(
     let words: Vec<String> = query
         .split('&')
         .filter_map(|part| part.strip_prefix("command="))
-        .map(|word| word.replace("%2F", "/"))
+        .map(decoded)
         .map(|word| word.replace("/__hook/spool", own.join("spool").to_str().unwrap()))
         .collect();
+    // Only the hook's own program finds its way here, and only some of its verbs need to be told.
+    let maps = match words.get(1).map(String::as_str) {
+        Some("relay" | "keep") => vec![
+            map("/__hook/spool", "spool"),
+            map("/__hook", "hook"),
+            map("/__w", "w"),
+            map("/github", "github"),
+        ],
+        _ => Vec::new(),
+    };
     let relay = state.relay.clone().unwrap_or_else(|| BINARY.into());
     let child = Command::new(relay)
         .args(&words[1..])
-        .args(["--map", &map("/__hook/spool", "spool")])
-        .args(["--map", &map("/__hook", "hook")])
-        .args(["--map", &map("/__w", "w")])
-        .args(["--map", &map("/github", "github")])
+        .args(maps.iter().flat_map(|map| ["--map", map]))
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -72,6 +79,23 @@ pub fn start(
         "v5.channel.k8s.io".parse().unwrap(),
     );
     answer
+}
+
+/// A word of a query.
+fn decoded(word: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = word.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits: String = rest.by_ref().take(2).map(char::from).collect();
+                u8::from_str_radix(&digits, 16).unwrap()
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 /// Carries bytes until the program ends, the client goes, or the connection is cut. Without a
@@ -144,8 +168,10 @@ where
         }
     }
     let ended = child.wait().await.unwrap();
+    let code = ended.code().unwrap_or(1);
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
-        "status": if ended.success() { "Success" } else { "Failure" }});
+        "status": if ended.success() { "Success" } else { "Failure" },
+        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}});
     let message = [&[3], status.to_string().as_bytes()].concat();
     let _ = socket.send(Message::Binary(Bytes::from(message))).await;
     let _ = socket.close(None).await;

@@ -19,6 +19,7 @@ mod metrics;
 mod rbac;
 mod render;
 mod requests;
+mod retained;
 mod runner;
 mod snapshots;
 #[cfg(feature = "opentelemetry")]

@@ -77,8 +77,10 @@ fn run(runner: &Runner, line: &str) {
         let output = call(runner, &words);
         assert!(output.status.success(), "{line}: {output:?}");
     } else {
-        // What the command line does not understand is refused before `--help` is heeded.
-        printed(runner, &[&words, &["--help"][..]].concat());
+        // What the command line does not understand is refused before `--help` is heeded. What stands
+        // behind `--` is another program's.
+        let own = words.split(|word| *word == "--").next().unwrap();
+        printed(runner, &[own, &["--help"][..]].concat());
     }
 }
 

@@ -55,7 +55,7 @@ fn the_shipped_values_add_what_arcs_chart_lacks() {
 }
 
 #[test]
-fn the_shipped_roles_together_are_what_caches_with_lines_need() {
+fn the_shipped_roles_together_are_what_caches_with_lines_and_kept_jobs_need() {
     let rules = |text: &str| -> Vec<Value> {
         let mut objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
         objects.retain(|object| object["kind"] == "Role");
@@ -63,6 +63,9 @@ fn the_shipped_roles_together_are_what_caches_with_lines_need() {
     };
     let both = [shipped("rbac.yaml"), shipped("cache-rbac.yaml")].map(|text| rules(&text));
     let printed = printed(&["hook-templates/conan-lines.yaml"]);
+    assert_eq!(both.concat(), rules(&printed));
+    let both = [shipped("rbac.yaml"), shipped("retain-rbac.yaml")].map(|text| rules(&text));
+    let printed = self::printed(&["hook-templates/conan-retain.yaml"]);
     assert_eq!(both.concat(), rules(&printed));
 }
 

@@ -59,6 +59,7 @@ impl Job {
                 address: None,
                 host_names: Vec::new(),
                 caches: Vec::new(),
+                retain: None,
             })
             .unwrap();
         let tree = paths.work.join(".arc-hook").join(nonce.as_str());

@@ -16,6 +16,8 @@ mod show;
 mod store;
 mod taint;
 
+pub(super) use list::fit;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};

@@ -46,6 +46,7 @@ impl World {
             config: Config::read(|name| variables.get(name).map(ToString::to_string))
                 .expect("a configuration"),
             runner: Some(RunnerPod {
+                scale_set: None,
                 name: "linux-x64-9k2rw-runner-b7xqd".to_owned(),
                 uid: "6f1c9e5a-4a8e-4c7b-9a51-0d8f6c0b2a11".to_owned(),
                 node: Some("node-1".to_owned()),

@@ -5,9 +5,11 @@ use insta::assert_yaml_snapshot;
 use super::{World, manifests, request, service};
 use crate::pod::container_step;
 use crate::pod::yaml;
+use crate::retain::{Policy, When};
 
 const CONAN_ZFS: &str = include_str!("../../../hook-templates/conan-zfs.yaml");
 const CONAN_LINES: &str = include_str!("../../../hook-templates/conan-lines.yaml");
+const CONAN_RETAIN: &str = include_str!("../../../hook-templates/conan-retain.yaml");
 const MINIMAL: &str = include_str!("../../../hook-templates/minimal.yaml");
 const RESTRICTED: &str = include_str!("../../../hook-templates/restricted.yaml");
 
@@ -31,6 +33,24 @@ fn the_template_with_lines_gives_each_job_a_cache() {
     let cache = &world.template.settings().caches["conan-home"];
     assert_eq!((cache.parents.len(), cache.keep()), (3, 3));
     assert!(cache.promote.is_some() && !cache.allow.is_empty());
+    let plan = world.job(&request("gcc-conan:12", Vec::new()));
+    assert_eq!(plan.warnings, Vec::<String>::new());
+    let fixed = self::world(CONAN_ZFS).job(&request("gcc-conan:12", Vec::new()));
+    assert_eq!(plan.pod["spec"], fixed.pod["spec"]);
+}
+
+#[test]
+fn the_template_that_keeps_failed_jobs_makes_the_same_pods() {
+    let world = world(CONAN_RETAIN);
+    let kept = Policy {
+        when: When::OnFailure,
+        ..Policy::default()
+    };
+    assert_eq!(
+        world.template.settings().retain,
+        kept,
+        "it spells the defaults out"
+    );
     let plan = world.job(&request("gcc-conan:12", Vec::new()));
     assert_eq!(plan.warnings, Vec::<String>::new());
     let fixed = self::world(CONAN_ZFS).job(&request("gcc-conan:12", Vec::new()));

@@ -73,7 +73,7 @@ fn annotations_that_mean_nothing_are_refused_with_the_remedy() {
 #[test]
 fn an_unknown_annotation_of_ours_is_named_and_others_are_not() {
     let world = World::new(
-        "metadata: {annotations: {arc-hook/runas: runner, arc-hook/retain-x: y, other/x: y}}",
+        "metadata: {annotations: {arc-hook/runas: runner, arc-hook/retain-ttl: 1h, other/x: y}}",
     );
     let warnings = world.job(&request("node:22", Vec::new())).warnings;
     assert_eq!(warnings.len(), 1);

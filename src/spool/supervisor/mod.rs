@@ -27,6 +27,7 @@ use super::{ENTRY, HEARTBEAT, Nonce, READY, REQUEST_LIMIT, STEPS, StepRequest, U
 use step::Step;
 
 pub use exec::{ExecArgs, exec};
+pub use processes::end_beneath;
 
 /// How often the counter moves. The hook looks at the pod after several missed beats.
 const BEAT: Duration = Duration::from_secs(1);

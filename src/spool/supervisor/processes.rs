@@ -1,5 +1,8 @@
 //! Which processes belong to a step, read from `/proc`.
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use rustix::process::{Pid, Signal};
 
 use super::exec::MARKER;
@@ -57,10 +60,15 @@ pub fn is_alive(leader: Pid, id: &str) -> bool {
 
 /// Every process beneath this one, at any depth.
 pub fn others() -> Vec<Pid> {
+    beneath(rustix::process::getpid())
+}
+
+/// Every process beneath another, at any depth.
+fn beneath(root: Pid) -> Vec<Pid> {
     let parents: Vec<(i32, i32)> = all()
         .filter_map(|pid| Some((pid, parent_and_session(pid)?.0)))
         .collect();
-    let mut family = vec![rustix::process::getpid().as_raw_nonzero().get()];
+    let mut family = vec![root.as_raw_nonzero().get()];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
         family.extend(
@@ -82,5 +90,30 @@ pub fn others() -> Vec<Pid> {
 pub fn signal_all(signal: Signal) {
     for pid in others() {
         let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// Kills every process beneath `root` but this one, and waits until they are gone. Returns how many were
+/// killed, and how many are left: of another user, or stuck in the kernel.
+#[must_use]
+pub fn end_beneath(root: Pid, within: Duration) -> (usize, usize) {
+    let own = rustix::process::getpid();
+    let others = || beneath(root).into_iter().filter(|&pid| pid != own);
+    let end = Instant::now() + within;
+    let mut ended = HashSet::new();
+    loop {
+        // Stopped first of all, so that none gives birth to another while they are killed.
+        for signal in [Signal::STOP, Signal::KILL] {
+            for pid in others() {
+                if rustix::process::kill_process(pid, signal).is_ok() {
+                    ended.insert(pid);
+                }
+            }
+        }
+        let left = others().count();
+        if left == 0 || Instant::now() >= end {
+            return (ended.len(), left);
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -1,4 +1,4 @@
-//! The shipped Role for caches, for the account of the runner pods.
+//! Shipped Roles, for the account of the runner pods.
 
 use anyhow::Context;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -7,9 +7,18 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 
-/// Grants it; Role and binding are called `name`.
+/// Grants the one for caches; Role and binding are called `name`.
 pub async fn caches(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
-    let path = cluster.paths.template("cache-rbac.yaml");
+    shipped(cluster, "cache-rbac.yaml", name).await
+}
+
+/// Grants the one for kept jobs.
+pub async fn retained(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    shipped(cluster, "retain-rbac.yaml", name).await
+}
+
+async fn shipped(cluster: &Cluster, file: &str, name: &str) -> anyhow::Result<()> {
+    let path = cluster.paths.template(file);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("failed to read `{}`", path.display()))?;
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;

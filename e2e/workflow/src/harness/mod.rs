@@ -9,4 +9,5 @@ pub mod policy;
 pub mod private;
 pub mod process;
 pub mod runner;
+pub mod terminal;
 pub mod values;

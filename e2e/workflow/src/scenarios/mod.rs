@@ -17,6 +17,7 @@ mod outside;
 mod pods;
 mod policy;
 mod proxied;
+mod retained;
 mod roles;
 mod stage;
 mod users;
@@ -142,6 +143,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(built_right());
     all.extend(walled());
     all.extend(apart());
+    all.extend(kept());
     all.extend([
         Scenario::code(
             "3,000 variables and difficult values arrive",
@@ -221,6 +223,26 @@ pub fn all() -> Vec<Scenario> {
         .alone(),
     ]);
     all
+}
+
+/// That failed jobs stay for people, and not for ever.
+fn kept() -> [Scenario; 4] {
+    [
+        Scenario::code(
+            "a kept job is entered through a terminal, and its step runs again",
+            retained::entered,
+        ),
+        Scenario::code("a cancelled job is kept on request", retained::cancelled),
+        Scenario::code(
+            "of a job whose volumes are kept an equal pod is made",
+            retained::volumes,
+        ),
+        Scenario::code(
+            "of ten jobs that fail at once five are kept",
+            retained::bounds,
+        )
+        .within(Duration::from_mins(6)),
+    ]
 }
 
 /// That nothing leads from a job to its runner, or to another's pod.
