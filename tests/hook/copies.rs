@@ -299,3 +299,49 @@ fn a_step_that_changes_nothing_sends_nothing_and_leaves_the_manifest_alone() {
     let after = manifests.each_ref().map(|path| fs::read(path).unwrap());
     assert_eq!(before, after);
 }
+
+/// The most memory that a hook process had resident, in KiB, as far as that was seen.
+fn peak(child: &std::process::Child) -> u64 {
+    let path = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    // A process that has ended has no memory to tell of.
+    while let Some(now) = fs::read_to_string(&path).ok().and_then(|status| {
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    }) {
+        peak = now;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    peak
+}
+
+#[test]
+fn the_hooks_memory_does_not_grow_with_what_is_copied() {
+    let peaks = [(1_u64, 10), (32, 8000)].map(|(megabytes, files)| {
+        let runner = Runner::without_a_volume();
+        let workspace = runner.work().join("repo/repo");
+        let bytes = vec![b'x'; 1 << 20];
+        let mut large = fs::File::create(workspace.join("large")).unwrap();
+        for _ in 0..megabytes {
+            std::io::Write::write_all(&mut large, &bytes).unwrap();
+        }
+        fs::create_dir(workspace.join("many")).unwrap();
+        for number in 0..files {
+            fs::write(workspace.join(format!("many/{number}")), "").unwrap();
+        }
+        let request = runner.request("prepare_job", &crate::runner::job(&[]));
+        let child = runner.start(&request, &[]);
+        let prepared = peak(&child);
+        assert_eq!(runner.finish(child).code, 0);
+        let child = runner.start(&runner.script_request("true"), &[]);
+        let stepped = peak(&child);
+        let step = runner.finish(child);
+        assert_eq!((step.code, step.log.as_str()), (0, ""), "{step:?}");
+        let there = runner.volume(JOB_POD).join("w/repo/repo/large");
+        assert_eq!(fs::metadata(there).unwrap().len(), megabytes << 20);
+        [prepared, stepped]
+    });
+    for (few, many) in peaks[0].into_iter().zip(peaks[1]) {
+        assert!(few > 0 && many < few + 4096, "{peaks:?} KiB");
+    }
+}
