@@ -793,3 +793,31 @@ fn a_job_that_cannot_be_prepared_leaves_no_claim() {
     assert_eq!(prepared.code, 1, "{prepared:?}");
     assert!(caching.claims().is_empty());
 }
+
+#[test]
+fn a_job_that_shares_no_volume_follows_its_cache_to_the_runners_node() {
+    let caching = Caching::of(Runner::without_a_volume(), TEMPLATE);
+    let (_, cleaned) = caching.run(0);
+    said(
+        &cleaned,
+        "Cache conan-home: promoted to octo/demo/main generation 1",
+    );
+    caching.assert_whole(MAIN);
+    let prepared = caching.prepare(&[]);
+    said(
+        &prepared,
+        "Cache conan-home: clone of octo/demo/main generation 1 (",
+    );
+    said(&prepared, "none is shared with pod");
+    let pod = caching.api().object("pods", JOB_POD).unwrap();
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let claim = volumes
+        .iter()
+        .find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())
+        .unwrap();
+    let claim = caching.api().object(CLAIMS, claim).unwrap();
+    let node = &claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"];
+    assert_eq!(node, "node-1", "generations of the runner's node count");
+    // Nothing but the clone's volume ties the pod to a node.
+    assert!(pod["spec"]["affinity"].is_null(), "{pod}");
+}

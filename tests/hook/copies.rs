@@ -317,7 +317,7 @@ fn peak(child: &std::process::Child) -> u64 {
 
 #[test]
 fn the_hooks_memory_does_not_grow_with_what_is_copied() {
-    let peaks = [(1_u64, 10), (32, 8000)].map(|(megabytes, files)| {
+    let peaks = [(1_u64, 10), (16, 3000)].map(|(megabytes, files)| {
         let runner = Runner::without_a_volume();
         let workspace = runner.work().join("repo/repo");
         let bytes = vec![b'x'; 1 << 20];
