@@ -7,6 +7,10 @@ ZFS_TEMPLATE=$REPO_DIR/hook-templates/openebs-zfs.yaml
 # shellcheck disable=SC2034
 DATASET=$(awk '$1 == "poolname:" { print $2 }' "$ZFS_TEMPLATE")
 
+# Definitions of VolumeSnapshot and its like.
+# shellcheck disable=SC2034
+SNAPSHOT_CRDS=$CACHE/snapshot-crds
+
 # The daemon of the node and what the kubelet finds it by.
 await_driver() {
   local name

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod cluster;
+pub mod extra;
 pub mod grants;
 pub mod paths;
 pub mod policy;
