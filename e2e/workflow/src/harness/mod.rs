@@ -12,3 +12,4 @@ pub mod process;
 pub mod runner;
 pub mod terminal;
 pub mod values;
+pub mod verbs;

@@ -27,6 +27,8 @@ pub struct Options {
     pub template: Option<String>,
     /// Another size of the work volume.
     pub work_size: Option<String>,
+    /// The node that it must be on, where there are two.
+    pub node: Option<String>,
     /// Variables of the runner's container.
     pub variables: Vec<(String, String)>,
     /// Pull secrets of the runner pod.
@@ -77,6 +79,9 @@ impl Runner {
         let mut values = cluster.values_of(options.role).clone();
         if let Some(size) = &options.work_size {
             values.set_work_size(size);
+        }
+        if let Some(node) = &options.node {
+            values.set_node(node);
         }
         for (variable, value) in &options.variables {
             values.set_variable(variable, value)?;

@@ -75,6 +75,23 @@ impl Values {
             json!({"requests": {"storage": size}});
     }
 
+    /// Ties the runner pod to a node, as a scale set's `nodeSelector` does.
+    pub fn set_node(&mut self, node: &str) {
+        self.template.spec.insert(
+            "nodeSelector".to_owned(),
+            json!({"kubernetes.io/hostname": node}),
+        );
+    }
+
+    /// The image of the runner's container.
+    pub fn runner_image(&self) -> anyhow::Result<String> {
+        let mut spec = self.template.spec.clone();
+        let image = runner_container(&mut spec)?["image"].as_str();
+        Ok(image
+            .context("the runner's container has no image")?
+            .to_owned())
+    }
+
     /// Replaces the name of every `ConfigMap` volume called `from`.
     pub fn rename_config_map(&mut self, from: &str, to: &str) {
         let volumes = self

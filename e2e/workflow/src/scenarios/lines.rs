@@ -79,6 +79,12 @@ impl<'a> Lines<'a> {
         format!("{}/main", self.repository)
     }
 
+    /// The Role that grants what caches need.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
     /// The repository without its owner.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -201,7 +207,11 @@ impl<'a> Lines<'a> {
 
     /// Waits until nothing of caches is there but what the lines name.
     pub async fn await_no_orphan(&self) -> anyhow::Result<()> {
-        let named = self.named().await?;
+        self.await_claims(self.named().await?).await
+    }
+
+    /// Waits until these claims are there and no others.
+    pub async fn await_claims(&self, named: BTreeSet<String>) -> anyhow::Result<()> {
         let begin = std::time::Instant::now();
         loop {
             let claims = self.claims().await?;
@@ -209,7 +219,7 @@ impl<'a> Lines<'a> {
                 return Ok(());
             }
             if begin.elapsed() > REMOVAL {
-                bail!("claims {claims:?} are there, and the lines name {named:?}");
+                bail!("claims {claims:?} are there, and not {named:?}");
             }
             tokio::time::sleep(GLANCE).await;
         }

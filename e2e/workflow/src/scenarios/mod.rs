@@ -13,14 +13,18 @@ mod faults;
 pub mod lanes;
 mod limits;
 mod lines;
+mod nodes;
 mod outside;
 mod pods;
 mod policy;
 mod proxied;
 mod retained;
 mod roles;
+mod several;
+mod snapshots;
 mod stage;
 mod users;
+mod verbs;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -144,6 +148,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(walled());
     all.extend(apart());
     all.extend(kept());
+    all.extend(cached());
     all.extend([
         Scenario::code(
             "3,000 variables and difficult values arrive",
@@ -169,16 +174,6 @@ pub fn all() -> Vec<Scenario> {
             "a hook outside of a pod runs a job, with a warning",
             outside::of_a_pod,
         ),
-        Scenario::code(
-            "good jobs on main make the next parent of a cache, and no others do",
-            caches::lifecycle,
-        )
-        .within(Duration::from_mins(4)),
-        Scenario::code(
-            "of ten jobs that promote a cache at once one wins",
-            caches::at_once,
-        )
-        .within(Duration::from_mins(6)),
         Scenario::code(
             "a set-up that is right passes the doctor",
             doctor::right_set_up,
@@ -242,6 +237,44 @@ fn kept() -> [Scenario; 4] {
             retained::bounds,
         )
         .within(Duration::from_mins(6)),
+    ]
+}
+
+/// That jobs get good clones, and lines good generations.
+fn cached() -> [Scenario; 6] {
+    [
+        Scenario::code(
+            "good jobs on main make the next parent of a cache, and no others do",
+            caches::lifecycle,
+        )
+        .within(Duration::from_mins(4)),
+        Scenario::code(
+            "of ten jobs that promote a cache at once one wins",
+            caches::at_once,
+        )
+        .within(Duration::from_mins(6)),
+        Scenario::code(
+            "several caches are cloned and promoted, and an action gets what can be shared",
+            several::caches,
+        )
+        .within(Duration::from_mins(4)),
+        Scenario::code(
+            "a line of a cache lives by its verbs from the first generation to the last",
+            verbs::whole_life,
+        )
+        .within(Duration::from_mins(4)),
+        Scenario::code(
+            "a cache whose generations are snapshots is restored and promoted",
+            snapshots::of_a_cache,
+        )
+        .within(Duration::from_mins(4))
+        .alone(),
+        Scenario::code(
+            "a parent on another node than the work volume is passed over or explained",
+            nodes::parents_elsewhere,
+        )
+        .within(Duration::from_mins(4))
+        .alone(),
     ]
 }
 
