@@ -13,6 +13,7 @@ use arc_hook_e2e::job::Job;
 use arc_hook_e2e::scenarios::lanes::{Ended, Run};
 use arc_hook_e2e::scenarios::{self, Scenario};
 use clap::{Parser, Subcommand};
+use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// So many lines of a failed scenario's log are shown.
@@ -48,6 +49,9 @@ enum Command {
         /// Where the report goes.
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
+        /// A hook template in place of the one that the job asks for; what its jobs promote stays.
+        #[arg(long, value_name = "FILE", conflicts_with = "keep")]
+        template: Option<PathBuf>,
         /// Leave the runner pod and what belongs to it.
         #[arg(long)]
         keep: bool,
@@ -83,7 +87,12 @@ async fn act(command: Command) -> anyhow::Result<bool> {
             seed,
             lanes,
         } => run(&filter, seed, lanes).await,
-        Command::Job { file, report, keep } => job(&file, report.as_deref(), keep).await,
+        Command::Job {
+            file,
+            report,
+            template,
+            keep,
+        } => job(&file, report.as_deref(), template.as_deref(), keep).await,
     }
 }
 
@@ -143,18 +152,32 @@ async fn run(filter: &str, seed: u64, lanes: usize) -> anyhow::Result<bool> {
     Ok(bad == 0)
 }
 
+fn read(file: &std::path::Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("failed to read `{}`", file.display()))
+}
+
+/// The hook template in the manifest of its `ConfigMap`.
+fn template_in(manifest: &str) -> anyhow::Result<String> {
+    let map: ConfigMap = serde_saphyr::from_str(manifest)?;
+    let content = map.data.unwrap_or_default().into_values().next();
+    content.context("the ConfigMap holds no hook template")
+}
+
 async fn job(
     file: &std::path::Path,
     report: Option<&std::path::Path>,
+    template: Option<&std::path::Path>,
     keep: bool,
 ) -> anyhow::Result<bool> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("failed to read `{}`", file.display()))?;
+    let text = read(file)?;
     let paths = Paths::new();
     let _turn = Turn::take(&paths)?;
     let cluster = Cluster::connect(paths).await?;
     let options = Options {
-        template: cluster.template_of(&Job::parse(&text)?)?,
+        template: match template {
+            Some(file) => Some(template_in(&read(file)?)?),
+            None => cluster.template_of(&Job::parse(&text)?)?,
+        },
         ..Options::default()
     };
     let runner = Runner::start(&cluster, &options).await?;
@@ -162,6 +185,8 @@ async fn job(
     let outcome = runner.finish(&mut |more| say(more)).await;
     if keep {
         say(&format!("kept: pod {}\n", runner.name));
+    } else if template.is_some() {
+        runner.discard().await?;
     } else {
         runner.remove().await?;
     }
