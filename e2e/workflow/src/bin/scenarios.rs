@@ -41,6 +41,9 @@ enum Command {
         /// So many at a time at most.
         #[arg(long, default_value_t = 3)]
         lanes: usize,
+        /// Also those that take very long.
+        #[arg(long)]
+        full: bool,
     },
     /// Runs one job in a runner pod and shows its log as it grows.
     Job {
@@ -86,7 +89,8 @@ async fn act(command: Command) -> anyhow::Result<bool> {
             filter,
             seed,
             lanes,
-        } => run(&filter, seed, lanes).await,
+            full,
+        } => run(&filter, seed, lanes, full).await,
         Command::Job {
             file,
             report,
@@ -118,9 +122,11 @@ fn list() {
     }
 }
 
-async fn run(filter: &str, seed: u64, lanes: usize) -> anyhow::Result<bool> {
+async fn run(filter: &str, seed: u64, lanes: usize, full: bool) -> anyhow::Result<bool> {
+    let long = if full { scenarios::long() } else { Vec::new() };
     let chosen: Vec<Scenario> = scenarios::all()
         .into_iter()
+        .chain(long)
         .filter(|scenario| scenario.name.contains(filter))
         .collect();
     anyhow::ensure!(!chosen.is_empty(), "no scenario is called so: {filter}");

@@ -12,6 +12,8 @@ use crate::harness::runner::Runner;
 
 /// How many jobs promote the same line at once.
 const AT_ONCE: usize = 10;
+/// As many as there are pods for on a node, runners and jobs, with room for what else is there.
+const MANY: usize = 50;
 
 /// What each promotion has to pass.
 const VERIFY: (&str, &str) = ("keep: 3", "keep: 3\n      verify: test -d /CONAN_HOME");
@@ -96,13 +98,22 @@ async fn lines_live(lines: &Lines<'_>) -> anyhow::Result<()> {
     lines.await_no_orphan().await
 }
 
-/// Ten jobs that began with the same generation promote at once, twice: one of
-/// them wins each time, the others are told, and no claim is left over.
+/// Jobs that began with the same generation promote at once, twice: one of them wins each time, the
+/// others are told, and no claim is left over.
 pub fn at_once(stage: Arc<Stage>) -> Acting {
+    raced(stage, AT_ONCE)
+}
+
+/// The same with as many as a node has room for.
+pub fn many_at_once(stage: Arc<Stage>) -> Acting {
+    raced(stage, MANY)
+}
+
+fn raced(stage: Arc<Stage>, jobs: usize) -> Acting {
     Box::pin(async move {
         with_lines(&stage, &[VERIFY], async |lines| {
             for generation in 1..=2 {
-                race(lines, generation).await?;
+                race(lines, jobs, generation).await?;
             }
             Ok(())
         })
@@ -110,9 +121,9 @@ pub fn at_once(stage: Arc<Stage>) -> Acting {
     })
 }
 
-async fn race(lines: &Lines<'_>, generation: u64) -> anyhow::Result<()> {
+async fn race(lines: &Lines<'_>, jobs: usize, generation: u64) -> anyhow::Result<()> {
     let cluster = &lines.stage.cluster;
-    let started = (0..AT_ONCE).map(|_| lines.runner());
+    let started = (0..jobs).map(|_| lines.runner());
     let runners = try_join_all(started).await?;
     let raced = async {
         let wait = "echo ready; until [ -e go ]; do sleep 0.1; done; rm go";
@@ -148,8 +159,8 @@ async fn race(lines: &Lines<'_>, generation: u64) -> anyhow::Result<()> {
     ));
     let lost = count("another job was faster");
     ensure!(
-        (won, lost) == (1, AT_ONCE - 1),
-        "{won} of {AT_ONCE} jobs promoted generation {generation}, {lost} were told that another was"
+        (won, lost) == (1, jobs - 1),
+        "{won} of {jobs} jobs promoted generation {generation}, {lost} were told that another was"
     );
     lines.await_no_orphan().await
 }

@@ -220,6 +220,19 @@ pub fn all() -> Vec<Scenario> {
     all
 }
 
+/// What takes so long that only a full run has it.
+#[must_use]
+pub fn long() -> Vec<Scenario> {
+    vec![
+        Scenario::code(
+            "of fifty jobs that promote a cache at once one wins",
+            caches::many_at_once,
+        )
+        .within(Duration::from_mins(25))
+        .alone(),
+    ]
+}
+
 /// That failed jobs stay for people, and not for ever.
 fn kept() -> [Scenario; 4] {
     [
@@ -241,8 +254,13 @@ fn kept() -> [Scenario; 4] {
 }
 
 /// That jobs get good clones, and lines good generations.
-fn cached() -> [Scenario; 6] {
+fn cached() -> [Scenario; 7] {
     [
+        Scenario::code(
+            "a cache that Conan finds damaged is not promoted",
+            several::verified,
+        )
+        .within(Duration::from_mins(4)),
         Scenario::code(
             "good jobs on main make the next parent of a cache, and no others do",
             caches::lifecycle,

@@ -1,8 +1,9 @@
 //! Several caches in one pod, of classes that bind at once and that wait, and what a container action
-//! gets of them.
+//! gets of them; and what a failing verification keeps from the line.
 
 use std::sync::Arc;
 
+use anyhow::ensure;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -103,4 +104,37 @@ async fn both(lines: &Lines<'_>) -> anyhow::Result<()> {
         &format!("Cache conan-home: promoted to {main} generation 2"),
     )?;
     lines.await_no_orphan().await
+}
+
+/// What Conan itself finds wrong with a clone keeps it from the line, and its words are in the log.
+pub fn verified(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        let verify = (
+            "keep: 3",
+            "keep: 3\n      verify: conan cache check-integrity \"*\"",
+        );
+        with_lines(&stage, &[verify], async |lines| checked(lines).await).await
+    })
+}
+
+async fn checked(lines: &Lines<'_>) -> anyhow::Result<()> {
+    let main = lines.main();
+    let image = json!({"container": {"image": "gcc-conan:12"}});
+    let create = "conan profile detect --exist-ok; mkdir p && cd p && conan new basic -d name=demo -d version=1.0 && conan create .";
+    let good = lines.run(json!([{"run": create}]), image.clone()).await?;
+    said(&good, &format!("promoted to {main} generation 1"))?;
+    let spoil = "conan list 'demo/1.0:*'; find /CONAN_HOME/p -name conanfile.py -exec sh -c 'echo \"# spoilt\" >> \"$1\"' x {} ';'";
+    let bad = lines.run(json!([{"run": spoil}]), image.clone()).await?;
+    said(
+        &bad,
+        "not promoted: `conan cache check-integrity *` on it: it exits with 1",
+    )?;
+    said(&bad, "verify | ERROR: There are corrupted artifacts")?;
+    let entry = lines.entry(None).await?;
+    ensure!(entry["current"] == 1, "the pointer is {}", entry["current"]);
+    lines.await_no_orphan().await?;
+    let good = lines
+        .run(json!([{"run": "conan list 'demo/1.0:*'"}]), image)
+        .await?;
+    said(&good, &format!("promoted to {main} generation 2"))
 }
