@@ -7,17 +7,31 @@ use std::path::{Path, PathBuf};
 /// Finds the process called `name` in the pod with this uid.
 #[must_use]
 pub fn find(pod_uid: &str, name: &str) -> Option<u32> {
+    // The kernel cuts names at 15 bytes.
+    let name = &name[..name.len().min(15)];
+    of_pod(pod_uid).find(|pid| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim_end() == name)
+    })
+}
+
+/// All processes of the pod with this uid.
+#[must_use]
+pub fn all(pod_uid: &str) -> Vec<u32> {
+    of_pod(pod_uid).collect()
+}
+
+fn of_pod(pod_uid: &str) -> impl Iterator<Item = u32> {
     // systemd's cgroup driver writes underscores.
     let uids = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
     fs::read_dir("/proc")
-        .ok()?
+        .into_iter()
+        .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .find(|pid| {
-            let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
-            // The kernel cuts names at 15 bytes.
-            read("comm").is_ok_and(|comm| comm.trim_end() == &name[..name.len().min(15)])
-                && read("cgroup").is_ok_and(|groups| uids.iter().any(|uid| groups.contains(uid)))
+        .filter(move |pid| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+            groups.is_ok_and(|groups| uids.iter().any(|uid| groups.contains(uid)))
         })
 }
 

@@ -234,8 +234,12 @@ pub fn long() -> Vec<Scenario> {
 }
 
 /// That failed jobs stay for people, and not for ever.
-fn kept() -> [Scenario; 4] {
+fn kept() -> [Scenario; 5] {
     [
+        Scenario::code(
+            "a failed job is kept as it was, but for its secrets, until its time is up",
+            retained::as_it_was,
+        ),
         Scenario::code(
             "a kept job is entered through a terminal, and its step runs again",
             retained::entered,
@@ -410,7 +414,9 @@ mod tests {
                 Job::read(&jobs.join(file)).unwrap();
             }
         }
-        Job::read(&jobs.join("demo.yaml")).unwrap();
+        for file in ["demo.yaml", "demo-retained.yaml"] {
+            Job::read(&jobs.join(file)).unwrap();
+        }
     }
 
     #[test]
