@@ -314,13 +314,11 @@ pub fn end(pod: &Pod, container: &str) -> End {
 /// Whether a container runs, or ran.
 #[must_use]
 pub fn has_started(pod: &Pod, container: &str) -> bool {
-    let statuses = pod
-        .status
+    pod.status
         .iter()
-        .flat_map(|status| status.container_statuses.iter().flatten());
-    statuses
-        .filter(|status| status.name == container)
-        .any(container::started)
+        .flat_map(statuses)
+        .filter(|(status, _)| status.name == container)
+        .any(|(status, _)| container::started(status))
 }
 
 /// Whether the containers of these names are ready.

@@ -4,6 +4,7 @@
 //! byte of the log that arrived; a step that was handed over is never sent again.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use super::remote::Remote;
 use super::step_files::{self, Returned};
 use crate::spool::client::{self, Liveness, StepError};
 use crate::spool::signals::Signals;
-use crate::spool::{Exit, Nonce, Ready, StepRequest};
+use crate::spool::{Exit, GATE, Nonce, Ready, StepRequest};
 use crate::transport::frame::{Hello, Kind};
 
 /// How long a step goes on while no relay speaks for its hook.
@@ -36,68 +37,83 @@ pub struct Carried {
 }
 
 impl Remote<'_> {
-    /// Waits for the supervisor, and gives the pod what the runner has. `None` when a signal came
-    /// first.
+    /// Waits for the supervisor, and gives the pod what the runner has, and `files` besides, each
+    /// with its path in archives. `None` when a signal came first.
     pub fn prepare(
         &self,
-        entry: Option<&StepRequest>,
+        files: &[(String, PathBuf)],
         signals: &Signals,
         liveness: &mut dyn Liveness,
         within: Duration,
     ) -> anyhow::Result<Option<Ready>> {
         let what = format!("copy the runner's files to pod `{}`", self.pod);
-        let once = || self.prepare_once(entry, signals);
+        let once = || self.prepare_once(files, signals);
         persist(&what, within, signals, liveness, once)
     }
 
-    fn prepare_once(&self, entry: Option<&StepRequest>, signals: &Signals) -> Result<Ready, Break> {
+    fn prepare_once(&self, files: &[(String, PathBuf)], signals: &Signals) -> Result<Ready, Break> {
         let next = Nonce::random().map_err(StepError::Name)?;
-        let mut link = Link::open(self.api, self.pod)?;
+        let mut link = self.link()?;
         link.send_json(Kind::Begin, &self.begin(None, &next))?;
         let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
         let ready = client::check_ready(hello.ready.to_string().as_bytes(), self.nonce)?;
         let Some(_lock) = self.lock(Some(signals))? else {
             return Err(LinkError::Cancelled.into());
         };
-        let mut files = Vec::new();
-        if let Some(entry) = entry {
-            files.push((
-                "spool/entry.json".to_owned(),
-                self.memory.write_entry(entry)?,
-            ));
-        }
-        let changed = self.send_files(&mut link, &hello, &next, &files, signals)?;
+        let changed = self.send_files(&mut link, &hello, &next, files, signals)?;
         link.expect(Kind::Accepted, Some(signals))?;
         commit(changed)?;
         link.finish();
         Ok(ready)
     }
 
-    /// Brings what changed in the workspace to the runner, when no step of this pod has.
-    pub fn refresh(&self, signals: &Signals) -> anyhow::Result<()> {
+    /// Brings file commands, and what changed in the workspace, to the runner, when no step of this
+    /// pod has.
+    pub fn refresh(&self, returned: &Returned<'_>, signals: &Signals) -> anyhow::Result<()> {
         let what = "take the action's files over to the runner";
         let liveness = &mut self.liveness();
-        let once = || self.refresh_once(signals);
+        let once = || self.exchange_once(&[], returned, &[], signals);
         persist(what, REFRESH, signals, liveness, once).map(drop)
     }
 
-    fn refresh_once(&self, signals: &Signals) -> Result<(), Break> {
+    /// Gives the pod what the runner has, and `files` besides, and lets the program start that waits
+    /// for them. `false` when a signal came first.
+    pub fn open_gate(
+        &self,
+        files: &[(String, PathBuf)],
+        signals: &Signals,
+    ) -> anyhow::Result<bool> {
+        let what = format!("copy the runner's files to pod `{}`", self.pod);
+        let name = Nonce::random().context("make a name for the files")?;
+        let nothing = Returned::nothing(self.memory.directory(), &name)?;
+        let gate = format!("spool/{GATE}");
+        let once = || self.exchange_once(files, &nothing, &[&gate], signals);
+        let opened = persist(&what, REFRESH, signals, &mut self.liveness(), once);
+        let _ = nothing.hand_over();
+        Ok(opened?.is_some())
+    }
+
+    fn exchange_once(
+        &self,
+        files: &[(String, PathBuf)],
+        returned: &Returned<'_>,
+        discard: &[&str],
+        signals: &Signals,
+    ) -> Result<(), Break> {
         let name = || Nonce::random().map_err(StepError::Name);
         let (next, last) = (&name()?, &name()?);
-        let mut link = Link::open(self.api, self.pod)?;
+        let mut link = self.link()?;
         link.send_json(Kind::Begin, &self.begin(None, next))?;
         let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
         let Some(lock) = self.lock(Some(signals))? else {
             return Err(LinkError::Cancelled.into());
         };
-        let changed = self.send_files(&mut link, &hello, next, &[], signals)?;
+        let changed = self.send_files(&mut link, &hello, next, files, signals)?;
         link.expect(Kind::Accepted, Some(signals))?;
         commit(changed)?;
         drop(lock);
-        let returned = Returned::nothing(self.memory.directory(), next)?;
-        let fetched = self.fetch(&mut link, &[], (None, last), &returned, signals);
-        let _ = returned.hand_over();
-        fetched?;
+        let discard = discard.iter().map(|&path| path.to_owned()).collect();
+        self.fetch(&mut link, discard, (None, last), returned, signals)?;
         link.finish();
         Ok(())
     }
@@ -224,7 +240,7 @@ impl Remote<'_> {
         signals: &Signals,
         liveness: &mut dyn Liveness,
     ) -> Result<Exit, Break> {
-        let mut link = Link::open(self.api, self.pod)?;
+        let mut link = self.link()?;
         link.send_json(Kind::Begin, &self.begin(Some(crossing), &crossing.next))?;
         let waiting = (!crossing.sent).then_some(signals);
         let hello = hello(&link.expect(Kind::Hello, waiting)?.bytes)?;
@@ -243,9 +259,10 @@ impl Remote<'_> {
         }
         let exit = follow(&mut link, crossing, log, signals, liveness)?;
         crossing.exit = Some(exit.clone());
+        let scripts = crossing.scripts.iter();
         self.fetch(
             &mut link,
-            &crossing.scripts,
+            scripts.map(|name| format!("temp/{name}")).collect(),
             (crossing.give_up, &crossing.last),
             returned,
             signals,
@@ -265,16 +282,11 @@ impl Remote<'_> {
         let Some(lock) = self.lock(Some(signals))? else {
             return Err(LinkError::Cancelled.into());
         };
-        let mut files = Vec::new();
-        for (name, path) in returned.commands() {
-            files.push((format!("commands/{name}"), path.to_owned()));
-        }
+        let mut files = returned.sent();
         for name in &crossing.scripts {
             files.push((format!("temp/{name}"), self.config.paths.temp.join(name)));
         }
-        if self.sources.is_empty() {
-            files.push(("workflow/event.json".to_owned(), self.config.event.clone()));
-        }
+        files.extend(self.event());
         crossing.pending = self.send_files(link, hello, &crossing.next, &files, signals)?;
         let request = serde_json::to_vec(crossing.request).context("encode the request")?;
         crossing.sent = true;

@@ -95,11 +95,12 @@ impl Remote<'_> {
         }
     }
 
-    /// Takes back file commands, and what changed in the workspace.
+    /// Takes back file commands, and what changed in the workspace; then the pod loses `discard`,
+    /// paths of archives.
     pub(super) fn fetch(
         &self,
         link: &mut Link<'_>,
-        scripts: &[String],
+        discard: Vec<String>,
         (give_up, last): (Option<Instant>, &Nonce),
         returned: &Returned<'_>,
         signals: &Signals,
@@ -119,11 +120,8 @@ impl Remote<'_> {
             .commands()
             .map(|(name, _)| name.to_owned())
             .collect();
-        let mut discard: Vec<String> = commands
-            .iter()
-            .map(|name| format!("commands/{name}"))
-            .collect();
-        discard.extend(scripts.iter().map(|name| format!("temp/{name}")));
+        let named = commands.iter().map(|name| format!("commands/{name}"));
+        let discard = named.chain(discard).collect();
         let fetch = Fetch {
             commands,
             roots: vec!["workspace".to_owned()],

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::api::Api;
 use crate::cluster::{ClusterError, Exec};
-use crate::pod::names::JOB_CONTAINER;
 use crate::spool::signals::Signals;
 use crate::spool::tree::{BINARY, HOOK_MOUNT, SPOOL_MOUNT};
 use crate::transport::frame::{self, Decoder, Frame, Kind, PIECE};
@@ -51,12 +50,12 @@ pub struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// Starts a relay in the pod.
-    pub fn open(api: &'a Api, pod: &str) -> Result<Self, LinkError> {
+    /// Starts a relay in a container of the pod.
+    pub fn open(api: &'a Api, pod: &str, container: &str) -> Result<Self, LinkError> {
         let program = format!("{HOOK_MOUNT}/{BINARY}");
         let command = [program, "relay".to_owned(), SPOOL_MOUNT.to_owned()];
         let exec = api
-            .run(api.cluster.exec(pod, JOB_CONTAINER, &command))
+            .run(api.cluster.exec(pod, container, &command))
             .map_err(|error| match &error {
                 // The pod itself will tell what is the matter with it.
                 ClusterError::Refused { code, .. } if *code == 401 || *code == 403 => {

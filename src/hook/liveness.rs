@@ -26,6 +26,7 @@ pub struct PodLiveness<'a> {
     nonce: &'a Nonce,
     api: Option<Api>,
     since: Option<Instant>,
+    may_end: bool,
 }
 
 impl<'a> PodLiveness<'a> {
@@ -38,6 +39,16 @@ impl<'a> PodLiveness<'a> {
             nonce,
             api: None,
             since: None,
+            may_end: false,
+        }
+    }
+
+    /// The program in the container `job` may have ended: the pod has others that matter.
+    #[must_use]
+    pub fn beside_program(self) -> Self {
+        Self {
+            may_end: true,
+            ..self
         }
     }
 
@@ -122,7 +133,7 @@ impl Liveness for PodLiveness<'_> {
         let subject = Subject {
             container: names::JOB_CONTAINER,
             services: &[],
-            may_end: false,
+            may_end: self.may_end,
         };
         match explain::judge(&pod, subject, &Evidence::default()) {
             Judgement::Dead(explanation) => {

@@ -27,6 +27,7 @@ pub mod spans;
 pub mod step;
 pub mod step_files;
 pub mod step_log;
+mod surrounded;
 pub mod surroundings;
 pub mod sweep;
 pub mod trace;

@@ -327,8 +327,15 @@ impl Preparation<'_> {
             let namespace = &begun.record.namespace;
             let mut liveness = PodLiveness::new(namespace, &plan.name, self.nonce);
             let entry = begun.around.entry(plan);
+            let entry = entry
+                .map(|entry| self.memory.write_entry(&entry))
+                .transpose();
+            let files = match entry {
+                Ok(entry) => entry.map(|path| ("spool/entry.json".to_owned(), path)),
+                Err(error) => return Ended::Done(Err(error)),
+            };
             return match (
-                remote.prepare(entry.as_ref(), signals, &mut liveness, timeout),
+                remote.prepare(files.as_slice(), signals, &mut liveness, timeout),
                 signals.received(),
             ) {
                 (Ok(Some(ready)), _) => Ended::Done(Ok((ready, wait.pod().cloned()))),

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::api::Api;
 use super::crossing::Crossing;
+use super::link::{Link, LinkError};
 use super::liveness::PodLiveness;
 use crate::config::Config;
+use crate::pod::names::JOB_CONTAINER;
 use crate::record::{JobRecord, Memory};
 use crate::spool::signals::Signals;
 use crate::spool::tree::SPOOL_MOUNT;
@@ -28,6 +30,8 @@ pub struct Remote<'a> {
     pub pod: &'a str,
     /// Its nonce.
     pub nonce: &'a Nonce,
+    /// The container that its relays run in.
+    pub container: &'static str,
     /// Where the directories are in its container.
     pub roots: Vec<Root>,
     /// Directories of the runner that the pod is to have, in order.
@@ -70,6 +74,7 @@ impl<'a> Remote<'a> {
             memory,
             pod: &job.pod,
             nonce: &job.nonce,
+            container: JOB_CONTAINER,
             roots: roots
                 .into_iter()
                 .map(|(name, path)| Root {
@@ -119,6 +124,7 @@ impl<'a> Remote<'a> {
             memory,
             pod,
             nonce,
+            container: JOB_CONTAINER,
             roots: roots
                 .map(|(name, path)| Root {
                     name: name.to_owned(),
@@ -131,12 +137,28 @@ impl<'a> Remote<'a> {
 
     /// Tells why nobody answers there.
     pub(super) fn liveness(&self) -> PodLiveness<'_> {
-        PodLiveness::new(self.api.cluster.namespace(), self.pod, self.nonce)
+        let liveness = PodLiveness::new(self.api.cluster.namespace(), self.pod, self.nonce);
+        if self.container == JOB_CONTAINER {
+            liveness
+        } else {
+            liveness.beside_program()
+        }
+    }
+
+    /// A connection to it.
+    pub(super) fn link(&self) -> Result<Link<'_>, LinkError> {
+        Link::open(self.api, self.pod, self.container)
     }
 
     /// What both sides have.
     pub(super) fn manifest(&self) -> Manifest {
         Manifest::of(self.memory.directory())
+    }
+
+    /// `event.json`, for a pod that does not get its directory.
+    pub(super) fn event(&self) -> Option<(String, PathBuf)> {
+        let path = || ("workflow/event.json".to_owned(), self.config.event.clone());
+        self.sources.is_empty().then(path)
     }
 
     /// What a relay is told first: of a step, or that only files are to be exchanged.

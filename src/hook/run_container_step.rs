@@ -4,9 +4,10 @@
 //! step does. Without one nobody outside knows what the image starts: it runs as it is, and the
 //! API server tells its log and its end.
 
+use std::future::Future;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::api::{Api, Ended};
@@ -19,7 +20,7 @@ use super::remote::Remote;
 use super::retention;
 use super::run_script_step::arguments;
 use super::step::{self, StepRun, Way};
-use super::step_files::StepFiles;
+use super::step_files::{Returned, StepFiles};
 use super::step_log::StepLog;
 use super::surroundings::{self, Surroundings};
 use super::transfer::Transfer;
@@ -115,14 +116,14 @@ fn facts(job: &JobRecord) -> Option<JobFacts> {
     })
 }
 
-struct Action<'a> {
+pub(super) struct Action<'a> {
     around: &'a Surroundings<'a>,
-    config: &'a Config,
+    pub(super) config: &'a Config,
     request: &'a Container,
-    plan: &'a Plan,
-    nonce: &'a Nonce,
-    api: &'a Api,
-    memory: &'a Memory,
+    pub(super) plan: &'a Plan,
+    pub(super) nonce: &'a Nonce,
+    pub(super) api: &'a Api,
+    pub(super) memory: &'a Memory,
 }
 
 impl Action<'_> {
@@ -155,10 +156,7 @@ impl Action<'_> {
     /// In a pod with a volume of its own: the job's files cross from pod to pod, and back.
     fn copied(&self, job: Option<&JobRecord>, signals: &Signals) -> anyhow::Result<u8> {
         if !self.plan.supervised {
-            bail!(
-                "run the container action: its image's own entry point cannot be given the job's \
-                 files where runner and job share no volume; name the program in `entrypoint:`"
-            );
+            return self.surrounded(job, signals);
         }
         let pod = (self.plan.name.as_str(), self.nonce);
         let (api, config) = (self.api, self.config);
@@ -166,17 +164,7 @@ impl Action<'_> {
         let jobs = job.map(|job| Remote::of_job(api, config, self.memory, job));
         let started = api.run_unless_signalled(signals, async {
             self.create().await?;
-            let mut wait = self.wait(false);
-            wait.until(|pod| {
-                let started =
-                    pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
-                Ok(if started {
-                    Progress::Arrived(())
-                } else {
-                    Progress::Almost
-                })
-            })
-            .await
+            self.started(names::JOB_CONTAINER).await
         });
         match started {
             Ended::Signal(signal) => return Ok(128 + signal),
@@ -186,7 +174,7 @@ impl Action<'_> {
         let mut liveness = PodLiveness::new(namespace, &self.plan.name, self.nonce);
         let cancelled = || Ok(128 + signals.received().unwrap_or_default());
         let timeout = self.config.prepare_timeout;
-        let Some(ready) = remote.prepare(None, signals, &mut liveness, timeout)? else {
+        let Some(ready) = remote.prepare(&[], signals, &mut liveness, timeout)? else {
             return cancelled();
         };
         if let Some(jobs) = &jobs {
@@ -223,10 +211,19 @@ impl Action<'_> {
                 noted: None,
             };
             if back.run(signals)? {
-                jobs.refresh(signals)?;
+                self.refresh(jobs, signals)?;
             }
         }
         Ok(code)
+    }
+
+    /// The job's pod has what an action wrote, and the runner follows.
+    pub(super) fn refresh(&self, jobs: &Remote<'_>, signals: &Signals) -> anyhow::Result<()> {
+        let name = Nonce::random().context("make a name for the files")?;
+        let nothing = Returned::nothing(self.memory.directory(), &name)?;
+        let refreshed = jobs.refresh(&nothing, signals);
+        let _ = nothing.hand_over();
+        refreshed
     }
 
     /// What is to run.
@@ -242,7 +239,7 @@ impl Action<'_> {
     }
 
     /// Creates the pod.
-    async fn create(&self) -> anyhow::Result<()> {
+    pub(super) async fn create(&self) -> anyhow::Result<()> {
         self.create_all()
             .await
             .map_err(|error| self.around.blame(self.plan, error))
@@ -309,41 +306,55 @@ impl Action<'_> {
         forced_user: Option<ForcedUser>,
         signals: &Signals,
     ) -> anyhow::Result<u8> {
-        let cluster = &self.api.cluster;
         let crossing = StepFiles::copy_in(self.config, self.memory, files, &[])?;
+        let begin = async {
+            self.create().await?;
+            tracing::debug!(phase = "pod created");
+            anyhow::Ok(())
+        };
+        self.follow_program(begin, || crossing.copy_out(), forced_user, signals)
+    }
+
+    /// Follows a program that runs as its image says to its end. `collect` brings what it leaves
+    /// besides its log.
+    pub(super) fn follow_program(
+        &self,
+        begin: impl Future<Output = anyhow::Result<()>>,
+        collect: impl FnOnce() -> anyhow::Result<Vec<String>>,
+        forced_user: Option<ForcedUser>,
+        signals: &Signals,
+    ) -> anyhow::Result<u8> {
         let environment = &self.request.environment_variables;
         let allowed = step::allows_unsecure_commands(self.config, environment);
         let mut tail = Tail::new(step::stdout()?);
         let mut log = StepLog::new(&mut tail, allowed);
-        let mut program = Unwrapped::new(cluster, &self.plan.name);
+        let mut program = Unwrapped::new(&self.api.cluster, &self.plan.name);
         let ended = self.api.run_unless_signalled(signals, async {
-            self.create().await?;
-            tracing::debug!(phase = "pod created");
-            let mut wait = self.wait(true);
-            wait.until(|pod| {
-                let started =
-                    pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
-                Ok(if started {
-                    Progress::Arrived(())
-                } else {
-                    Progress::Almost
-                })
-            })
-            .await?;
+            begin.await?;
+            self.started(names::JOB_CONTAINER).await?;
             tracing::debug!(phase = "pod ready");
             program.follow(&mut log).await
         });
+        let mut collect = Some(collect);
+        let mut collected = None;
         let ended = match ended {
             Ended::Done(ended) => ended.map(|code| u8::try_from(code & 0xff).unwrap_or(1)),
             Ended::Signal(signal) => {
+                // What lies in the pod goes with it.
+                if let Some(collect) = collect.take_if(|_| self.plan.copied) {
+                    collected = Some(collect());
+                }
                 self.api.run(program.cancel(&mut log, CANCEL));
                 Ok(128 + signal)
             }
         };
         tracing::debug!(phase = "step ended");
-        let commands = log.finish();
-        let entries = crossing.copy_out();
+        let entries = match (collected, collect) {
+            (None, Some(collect)) => collect(),
+            (collected, _) => collected.unwrap_or(Ok(Vec::new())),
+        };
         tracing::debug!(phase = "files copied out");
+        let commands = log.finish();
         let code = ended?;
         if signals.received().is_none() {
             tail.tell(forced_user, code);
@@ -353,6 +364,20 @@ impl Action<'_> {
         entries.extend(commands.entries.iter().cloned());
         self.memory.add_path(&entries)?;
         Ok(step::after_path_commands(code, &commands, allowed))
+    }
+
+    /// Waits until a container runs, or ran.
+    pub(super) async fn started(&self, container: &str) -> anyhow::Result<()> {
+        let mut wait = self.wait(!self.plan.supervised);
+        wait.until(|pod| {
+            let started = pod.is_some_and(|pod| explain::has_started(pod, container));
+            Ok(if started {
+                Progress::Arrived(())
+            } else {
+                Progress::Almost
+            })
+        })
+        .await
     }
 
     /// `may_end`: the container's own program is what runs in it.

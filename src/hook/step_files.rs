@@ -176,6 +176,13 @@ impl<'a> Returned<'a> {
         named(self.commands).map(|(path, name)| (name, path))
     }
 
+    /// The runner's files with their paths in archives.
+    pub fn sent(&self) -> Vec<(String, PathBuf)> {
+        self.commands()
+            .map(|(name, path)| (format!("commands/{name}"), path.to_owned()))
+            .collect()
+    }
+
     /// Where they come to.
     pub fn directory(&self) -> anyhow::Result<Directory> {
         Ok(Directory::open(&self.directory)?)

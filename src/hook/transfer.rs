@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use super::crossing::rest;
-use super::link::{Event, Link, LinkError};
+use super::link::{Event, LinkError};
 use super::remote::Remote;
 use crate::spool::Nonce;
 use crate::spool::client::Liveness as _;
@@ -71,8 +71,8 @@ impl Transfer<'_> {
 
     fn once(&self, signals: &Signals) -> Result<(), LinkError> {
         let signals = Some(signals);
-        let mut from = Link::open(self.from.api, self.from.pod)?;
-        let mut to = Link::open(self.to.api, self.to.pod)?;
+        let mut from = self.from.link()?;
+        let mut to = self.to.link()?;
         from.send_json(Kind::Begin, &begin(self.from, None))?;
         to.send_json(Kind::Begin, &begin(self.to, self.noted))?;
         from.expect(Kind::Hello, signals)?;

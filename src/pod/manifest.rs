@@ -14,7 +14,7 @@ use super::arguments;
 use super::error::{SpecError, TemplateError};
 use super::merge::{self, Merged, Target};
 use super::names::{self, JOB_CONTAINER};
-use super::plan::{Inputs, User};
+use super::plan::{Identity, Inputs, User};
 use super::settings::RunAs;
 use super::user;
 use super::volumes::{self, HOOK, SPOOL, Sources, WORK};
@@ -27,6 +27,12 @@ pub const INIT_CONTAINER: &str = "arc-hook-init";
 
 /// The container that copies the runner's programs beside the job.
 pub const EXTERNALS_CONTAINER: &str = "arc-hook-externals";
+
+/// The init container into which a container action's files come before its program starts.
+pub const GATE_CONTAINER: &str = "arc-hook-gate";
+
+/// The container from which they are taken back once it has ended.
+pub const FILES_CONTAINER: &str = "arc-hook-files";
 
 /// Where these see that volume.
 const OWN_MOUNT: &str = "/__work";
@@ -190,28 +196,14 @@ pub fn fill(
         return;
     };
     let text = |path: &Path| path.display().to_string();
-    let image = inputs
-        .config
-        .runner_image
-        .clone()
-        .or_else(|| inputs.runner.and_then(|runner| runner.image.clone()))
-        .unwrap_or_else(|| RUNNER_IMAGE.to_owned());
     let container = |name: &str, arguments: Vec<String>| Container {
-        image: Some(image.clone()),
         command: Some([vec![text(inputs.program), "init".to_owned()], arguments].concat()),
-        security_context: Some(SecurityContext {
-            run_as_user: Some(inputs.identity.uid.into()),
-            run_as_group: Some(inputs.identity.gid.into()),
-            ..Default::default()
-        }),
         volume_mounts: Some(vec![VolumeMount {
             name: WORK.to_owned(),
             mount_path: OWN_MOUNT.to_owned(),
             ..Default::default()
         }]),
-        name: name.to_owned(),
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        ..Default::default()
+        ..of_runner_image(inputs, name, inputs.identity)
     };
     let mut arguments = ["volume", "--to", OWN_MOUNT].map(str::to_owned).to_vec();
     if user.uid() != Some(inputs.identity.uid) {
@@ -229,6 +221,52 @@ pub fn fill(
         spec.containers
             .push(container(EXTERNALS_CONTAINER, arguments));
     }
+}
+
+/// A container of the runner's image.
+fn of_runner_image(inputs: &Inputs<'_>, name: &str, user: Identity) -> Container {
+    let runner = inputs.runner.and_then(|runner| runner.image.clone());
+    let configured = inputs.config.runner_image.clone();
+    let image = configured.or(runner);
+    Container {
+        image: Some(image.unwrap_or_else(|| RUNNER_IMAGE.to_owned())),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(user.uid.into()),
+            run_as_group: Some(user.gid.into()),
+            ..Default::default()
+        }),
+        name: name.to_owned(),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Default::default()
+    }
+}
+
+/// Puts two containers with supervisors around a program that runs as its image says, and so can
+/// have none of its own: into the first its files come before it starts, from the second, which
+/// stays until the pod is deleted, they are taken back. A pod that shares a volume needs none.
+pub fn surround(inputs: &Inputs<'_>, sources: &Sources, user: User, pod: &mut Pod) {
+    let Some(spec) = pod.spec.as_mut().filter(|_| sources.copied()) else {
+        return;
+    };
+    let nonce = inputs.nonce;
+    let mounts = [sources.supervisor(nonce), sources.action(nonce)].concat();
+    let user = Identity {
+        uid: user.uid().unwrap_or(inputs.identity.uid),
+        gid: user.gid().unwrap_or(inputs.identity.gid),
+    };
+    let container = |name: &str, flag: Option<&str>| {
+        let mut command = supervised(inputs.nonce).command.unwrap_or_default();
+        command.extend(flag.map(str::to_owned));
+        Container {
+            command: Some(command),
+            volume_mounts: Some(mounts.clone()),
+            ..of_runner_image(inputs, name, user)
+        }
+    };
+    spec.init_containers
+        .get_or_insert_default()
+        .push(container(GATE_CONTAINER, Some("--gate")));
+    spec.containers.push(container(FILES_CONTAINER, None));
 }
 
 /// Gives a user that the image does not know an entry in `/etc/passwd`: git, ssh, `whoami` and

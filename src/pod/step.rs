@@ -87,6 +87,9 @@ pub fn container_step(
         },
     );
     manifest::fill(inputs, &sources, user, &[], false, &mut pod);
+    if !supervised {
+        manifest::surround(inputs, &sources, user, &mut pod);
+    }
     manifest::passwd(inputs, &sources, directories, user, &mut pod);
     let targets = [Target {
         container: JOB_CONTAINER.to_owned(),

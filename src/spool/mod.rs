@@ -53,6 +53,8 @@ pub(crate) const HEARTBEAT: &str = "heartbeat";
 pub(crate) const ENTRY: &str = "entry.json";
 /// Directory of all steps.
 pub(crate) const STEPS: &str = "steps";
+/// While it is there, a program waits for its files.
+pub(crate) const GATE: &str = "gate";
 /// What to run.
 pub(crate) const REQUEST: &str = "request.json";
 /// The supervisor's claim.

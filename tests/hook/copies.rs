@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::fake_api::Cut;
+use crate::fake_api::{Cut, Kubelet};
 use crate::fake_cluster::lines;
 use crate::runner::{JOB_POD, RUNNER, Runner, quote, signal, until};
 
@@ -123,6 +123,89 @@ fn what_a_container_action_writes_reaches_the_job_and_the_runner() {
         assert!(!side.join("removed").exists(), "{side:?}");
     }
     assert_eq!(runner.api.names("pods"), [RUNNER, JOB_POD]);
+}
+
+/// A program that says one line.
+fn program(exit: Option<i32>) -> Kubelet {
+    Kubelet::Program {
+        log: vec!["2026-11-21T06:00:00.5Z it runs".to_owned()],
+        exit,
+        cut: None,
+    }
+}
+
+/// The volume of the action's pod, once its program may start.
+fn released(runner: &Runner) -> std::path::PathBuf {
+    let pods = runner.volume("x").parent().unwrap().to_owned();
+    let action = || {
+        let entries = fs::read_dir(&pods).into_iter().flatten().flatten();
+        let mut paths = entries.map(|entry| entry.path());
+        paths.find(|path| path.to_str().unwrap().contains("-step-"))
+    };
+    until("the action's files are there", || {
+        action().is_some_and(|own| {
+            own.join("spool/ready.json").exists() && !own.join("spool/gate").exists()
+        })
+    });
+    action().unwrap()
+}
+
+#[test]
+fn a_program_that_its_image_chooses_has_the_jobs_files_and_what_it_writes_comes_back() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    let own = runner.volume(JOB_POD);
+    let workspace = own.join("w/repo/repo");
+    let script = format!(
+        "cd {}; echo one > kept; echo two > removed; echo home > {}/github/home/h",
+        workspace.display(),
+        own.display()
+    );
+    assert_eq!(runner.script(&script).code, 0);
+    runner.api.state().kubelet = program(None);
+    let args =
+        json!({"image": "hello", "entryPoint": null, "workingDirectory": "/github/workspace"});
+    let request = runner.request("run_container_step", &args);
+    let child = runner.start(&request, &[]);
+    let action = released(&runner).join("github");
+    assert_eq!(fs::read(action.join("workspace/kept")).unwrap(), b"one\n");
+    assert_eq!(fs::read(action.join("home/h")).unwrap(), b"home\n");
+    fs::remove_file(action.join("workspace/removed")).unwrap();
+    fs::write(action.join("workspace/made"), "three\n").unwrap();
+    fs::write(action.join("file_commands/output_0000"), "k=v\n").unwrap();
+    runner.api.state().kubelet = program(Some(4));
+    let step = runner.finish(child);
+    assert_eq!((step.code, step.log.as_str()), (4, "it runs\n"), "{step:?}");
+    let output = fs::read_to_string(runner.file_command("output")).unwrap();
+    assert_eq!(output, "k=v\n");
+    for side in [workspace, runner.work().join("repo/repo")] {
+        assert_eq!(fs::read(side.join("made")).unwrap(), b"three\n", "{side:?}");
+        assert!(!side.join("removed").exists(), "{side:?}");
+    }
+    assert_eq!(runner.api.names("pods"), [RUNNER, JOB_POD]);
+}
+
+#[test]
+fn such_a_program_works_on_the_runners_workspace_without_a_job_and_is_cancelled_with_its_output() {
+    let runner = Runner::without_a_volume();
+    let workspace = runner.work().join("repo/repo");
+    fs::write(workspace.join("input"), "from the runner\n").unwrap();
+    runner.api.state().kubelet = program(None);
+    let request = runner.request("run_container_step", &json!({"image": "hello"}));
+    let child = runner.start(&request, &[]);
+    let action = released(&runner).join("github");
+    let input = fs::read(action.join("workspace/input")).unwrap();
+    assert_eq!(input, b"from the runner\n");
+    fs::write(action.join("workspace/made"), "by it\n").unwrap();
+    fs::write(action.join("file_commands/output_0000"), "k=v\n").unwrap();
+    until("its log is read", || runner.api.count("GET log") > 0);
+    signal(&child, "-INT");
+    let step = runner.finish(child);
+    assert_eq!(step.code, 130, "{step:?}");
+    let output = fs::read_to_string(runner.file_command("output")).unwrap();
+    assert_eq!(output, "k=v\n");
+    assert_eq!(fs::read(workspace.join("made")).unwrap(), b"by it\n");
+    assert_eq!(runner.api.names("pods"), [RUNNER]);
 }
 
 #[test]

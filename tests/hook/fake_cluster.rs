@@ -130,7 +130,10 @@ impl State {
                     }
                 }
                 Kubelet::Status(state) => new["status"] = state,
-                Kubelet::Program { .. } => new["status"] = running(&new),
+                Kubelet::Program { .. } => {
+                    new["status"] = running(&new);
+                    self.start_gate(&name, &mut new);
+                }
             }
         }
         let answer = object(201, &new);
@@ -183,6 +186,32 @@ impl State {
         pod["status"] = running(pod);
     }
 
+    /// Plays the kubelet for the init container that waits for a program's files.
+    fn start_gate(&mut self, name: &str, pod: &mut Value) {
+        let gate = &pod["spec"]["initContainers"][1];
+        if gate["name"] != "arc-hook-gate" {
+            return;
+        }
+        let words = gate["command"].as_array().unwrap();
+        let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+        let own = self.own_volume(name);
+        Self::fill(&own, pod);
+        let child = Command::new(BINARY)
+            .arg("supervise")
+            .arg(own.join("spool"))
+            .args(&words[3..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.supervisors.insert(name.to_owned(), child);
+        pod["status"]["initContainerStatuses"] = json!([
+            {"name": "arc-hook-gate", "image": "runner", "imageID": "", "ready": false,
+             "restartCount": 0, "state": {"running": {}}}
+        ]);
+    }
+
     /// Where a pod's own volume is.
     pub(crate) fn own_volume(&self, pod: &str) -> PathBuf {
         let work = self.works.first().unwrap();
@@ -197,6 +226,9 @@ impl State {
             for container in pod["spec"][list].as_array().into_iter().flatten() {
                 let name = container["name"].as_str().unwrap();
                 if !name.starts_with("arc-hook-") {
+                    continue;
+                }
+                if container["command"][1] == "supervise" {
                     continue;
                 }
                 let words = container["command"].as_array().unwrap().iter().skip(1);

@@ -135,3 +135,41 @@ fn what_the_template_warns_of_is_said_once_for_the_job() {
     );
     assert_eq!(step(&world, &action(None), None).warnings.len(), 1);
 }
+
+#[test]
+fn a_program_that_shares_no_volume_lies_between_containers_that_bring_and_keep_its_files() {
+    let mut world = World::new("metadata: {annotations: {arc-hook/run-as: runner}}");
+    world.config.work_volume = crate::config::WorkVolume::Copy;
+    let plan = step(&world, &action(None), Some(&facts()));
+    let spec = &plan.pod["spec"];
+    let names = |list: &str| -> Vec<String> {
+        let all = spec[list].as_array().expect("containers").iter();
+        all.map(|one| one["name"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert_eq!(names("initContainers"), ["arc-hook-init", "arc-hook-gate"]);
+    assert_eq!(names("containers"), ["job", "arc-hook-files"]);
+    let paths = |container: &serde_json::Value| -> Vec<String> {
+        let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+        mounts
+            .map(|mount| mount["mountPath"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let job = container(&plan.pod, "job");
+    assert_eq!(paths(job), ["/github"], "nothing of ours is in its reach");
+    assert!(job["command"].is_null());
+    let (gate, files) = (&spec["initContainers"][1], &spec["containers"][1]);
+    assert_eq!(gate["command"].as_array().map(Vec::len), Some(6));
+    assert_eq!(gate["command"][5], "--gate");
+    for ours in [gate, files] {
+        assert_eq!(paths(ours), ["/__hook", "/__hook/spool", "/github"]);
+        let user = &ours["securityContext"];
+        assert_eq!(
+            (&user["runAsUser"], &user["runAsGroup"]),
+            (&json!(0), &json!(0))
+        );
+        assert_ne!(ours["image"], job["image"]);
+    }
+    let supervised = step(&world, &action(Some("/run.sh")), Some(&facts()));
+    assert!(!supervised.pod.to_string().contains("arc-hook-gate"));
+}

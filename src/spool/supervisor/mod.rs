@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
 use super::directory::Directory;
 use super::signals::Signals;
-use super::{ENTRY, HEARTBEAT, Nonce, READY, REQUEST_LIMIT, STEPS, StepRequest, UNFINISHED};
+use super::{ENTRY, GATE, HEARTBEAT, Nonce, READY, REQUEST_LIMIT, STEPS, StepRequest, UNFINISHED};
 use step::Step;
 
 pub use exec::{ExecArgs, exec};
@@ -47,6 +47,9 @@ pub struct SuperviseArgs {
     /// Path whose writability the hook wants to know; may be repeated
     #[arg(long = "check", value_name = "PATH")]
     pub check: Vec<PathBuf>,
+    /// Ends once the file `gate`, which it makes in the spool, is removed
+    #[arg(long, hide = true)]
+    pub gate: bool,
 }
 
 /// Runs until the kubelet says otherwise.
@@ -75,6 +78,7 @@ struct Supervisor {
     /// removes the claim before the directory.
     claimed: HashSet<String>,
     entry: Option<Pid>,
+    gate: bool,
 }
 
 impl Supervisor {
@@ -82,6 +86,9 @@ impl Supervisor {
         let spool = Directory::open(&args.spool)?;
         let steps = spool.descend(STEPS)?;
         let heartbeat = spool.replace(HEARTBEAT, 0o644)?;
+        if args.gate {
+            spool.replace(GATE, 0o644)?;
+        }
         let mut supervisor = Self {
             spool,
             steps,
@@ -89,6 +96,7 @@ impl Supervisor {
             running: HashMap::new(),
             claimed: HashSet::new(),
             entry: None,
+            gate: args.gate,
         };
         supervisor.start_entry()?;
         let ready = container::look(args.nonce.clone(), &args.check);
@@ -128,7 +136,8 @@ impl Supervisor {
                     .context("write the heartbeat: is the work volume full?")?;
             }
             self.reap();
-            if bells.end.received().is_some() {
+            let is_open = self.gate && !self.spool.has(GATE);
+            if bells.end.received().is_some() || is_open {
                 return self.end();
             }
             for step in self.running.values_mut() {

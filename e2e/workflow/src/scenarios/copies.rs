@@ -47,6 +47,25 @@ pub fn what_the_runner_reads(stage: Arc<Stage>) -> Acting {
     without_a_volume(stage, "runner-reads.yaml")
 }
 
+/// Container actions without an entry point, and one without a job container.
+pub fn plain_actions(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        without_a_volume(stage.clone(), "plain-actions.yaml").await?;
+        let options = Options {
+            role: Role::NoVolume,
+            variables: vec![(
+                "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER".to_owned(),
+                "false".to_owned(),
+            )],
+            ..Options::default()
+        };
+        stage
+            .run_job(&stage.read("no-container.yaml")?, &options)
+            .await?;
+        Ok(())
+    })
+}
+
 /// Names, links, modes, holes and sizes.
 pub fn files_of_every_kind(stage: Arc<Stage>) -> Acting {
     without_a_volume(stage, "files-cross.yaml")

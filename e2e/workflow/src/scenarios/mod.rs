@@ -330,7 +330,7 @@ fn walled() -> [Scenario; 8] {
 }
 
 /// That a job whose pod shares no volume with its runner is like any other.
-fn apart() -> [Scenario; 4] {
+fn apart() -> [Scenario; 5] {
     [
         Scenario::code(
             "a job comes through that shares no volume with its runner",
@@ -343,6 +343,10 @@ fn apart() -> [Scenario; 4] {
         Scenario::code(
             "volumes of a workflow are mounted or refused with a reason, shared or not",
             copies::user_volumes,
+        ),
+        Scenario::code(
+            "actions whose program their image chooses have the job's files, not shared",
+            copies::plain_actions,
         ),
         Scenario::code(
             "files of every kind cross where nothing is shared",
