@@ -108,7 +108,7 @@ fn every_verb_has_an_example_and_every_example_works() {
 }
 
 /// Commands of the README that are not run here: where they are, and the words there.
-const ELSEWHERE: [(&str, &str, &str); 10] = [
+const ELSEWHERE: [(&str, &str, &str); 11] = [
     (
         "kubectl apply -f hook-templates/admission-policy.yaml",
         "e2e/workflow/src/harness/policy.rs",
@@ -143,6 +143,7 @@ const ELSEWHERE: [(&str, &str, &str); 10] = [
     ("./e2e/demo", "e2e/demo", "jobs/demo.yaml"),
     ("./e2e/test", "e2e/test", "stage scenarios"),
     ("./e2e/bench", "e2e/bench", "bench"),
+    ("./e2e/faults", "e2e/test", "stage faults"),
 ];
 
 /// The command lines of the fenced blocks of `sh`, without their comments.

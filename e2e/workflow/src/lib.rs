@@ -17,6 +17,7 @@ pub mod attacks;
 pub mod bench;
 pub mod directive;
 pub mod expression;
+pub mod faults;
 pub mod harness;
 pub mod job;
 pub mod proxy;

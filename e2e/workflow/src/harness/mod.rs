@@ -1,6 +1,7 @@
 //! Plays Actions Runner Controller on the test cluster: runner pods, their
 //! jobs, and what must be gone after them.
 
+pub mod absence;
 pub mod audit;
 pub mod cluster;
 pub mod extra;

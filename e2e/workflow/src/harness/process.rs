@@ -7,11 +7,18 @@ use std::path::{Path, PathBuf};
 /// Finds the process called `name` in the pod with this uid.
 #[must_use]
 pub fn find(pod_uid: &str, name: &str) -> Option<u32> {
+    find_with(pod_uid, name, "")
+}
+
+/// The same with `word` in its command line.
+#[must_use]
+pub fn find_with(pod_uid: &str, name: &str, word: &str) -> Option<u32> {
     // The kernel cuts names at 15 bytes.
     let name = &name[..name.len().min(15)];
     of_pod(pod_uid).find(|pid| {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm.trim_end() == name)
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+        read("comm").is_ok_and(|comm| comm.trim_end() == name)
+            && read("cmdline").is_ok_and(|line| line.contains(word))
     })
 }
 

@@ -41,7 +41,7 @@ pub struct Wire {
 pub struct Proxy {
     /// Where it listens.
     pub address: SocketAddr,
-    cut: Arc<AtomicU32>,
+    struck: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
@@ -56,26 +56,28 @@ impl Proxy {
             .await
             .with_context(|| format!("failed to listen at {address}"))?;
         let address = listener.local_addr()?;
-        let cut = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&cut);
+        let struck = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&struck);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (wire, count) = (plan(), Arc::clone(&count));
                 tokio::spawn(async move {
                     // An end that breaks is what this is for, and no error.
-                    if let Ok(End::Cut) = carry(stream, upstream, wire).await {
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
+                    let _ = carry(stream, upstream, wire, &count).await;
                 });
             }
         });
-        Ok(Self { address, cut, task })
+        Ok(Self {
+            address,
+            struck,
+            task,
+        })
     }
 
-    /// How many connections were cut.
+    /// How often harm was done: not every connection lives to see the byte that was chosen.
     #[must_use]
-    pub fn cut(&self) -> u32 {
-        self.cut.load(Ordering::Relaxed)
+    pub fn struck(&self) -> u32 {
+        self.struck.load(Ordering::Relaxed)
     }
 }
 
@@ -91,14 +93,19 @@ enum End {
     Cut,
 }
 
-async fn carry(mut client: TcpStream, upstream: SocketAddr, wire: Wire) -> std::io::Result<End> {
+async fn carry(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    wire: Wire,
+    struck: &AtomicU32,
+) -> std::io::Result<End> {
     let mut server = TcpStream::connect(upstream).await?;
     let breakers = [Breaker::of(&client)?, Breaker::of(&server)?];
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let (mut up, mut down) = (
-        Box::pin(one_way(from_client, to_server, wire.up)),
-        Box::pin(one_way(from_server, to_client, wire.down)),
+        Box::pin(one_way(from_client, to_server, wire.up, struck)),
+        Box::pin(one_way(from_server, to_client, wire.down, struck)),
     );
     let mut open = [true, true];
     let cut = loop {
@@ -120,6 +127,7 @@ async fn one_way(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     harm: Harm,
+    struck: &AtomicU32,
 ) -> std::io::Result<End> {
     let mut buffer = vec![0; 16 << 10];
     let mut passed: u64 = 0;
@@ -142,6 +150,7 @@ async fn one_way(
         match harm {
             Harm::Cut(at) => {
                 if let Some(at) = reached(at) {
+                    struck.fetch_add(1, Ordering::Relaxed);
                     to.write_all(&bytes[..at]).await?;
                     return Ok(End::Cut);
                 }
@@ -149,6 +158,7 @@ async fn one_way(
             }
             Harm::Stall(at, pause) => {
                 if let Some(at) = reached(at) {
+                    struck.fetch_add(1, Ordering::Relaxed);
                     to.write_all(&bytes[..at]).await?;
                     tokio::time::sleep(pause).await;
                     to.write_all(&bytes[at..]).await?;
@@ -157,6 +167,7 @@ async fn one_way(
                 }
             }
             Harm::Slow(_) => {
+                struck.fetch_add(u32::from(passed == 0), Ordering::Relaxed);
                 to.write_all(bytes).await?;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -198,7 +209,7 @@ mod tests {
                 to.shutdown().await
             };
             let (_, read) = tokio::join!(writes, from.read_to_end(&mut got));
-            (got, read.map(drop), proxy.cut())
+            (got, read.map(drop), proxy.struck())
         })
     }
 

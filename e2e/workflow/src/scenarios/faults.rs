@@ -2,8 +2,6 @@
 //! runner pod deleted.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,59 +11,11 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use super::{Acting, Stage, judge};
+use crate::harness::absence::Absence;
 use crate::harness::runner::{Options, Runner};
 
 /// How long the API server stays away.
 const OUTAGE: Duration = Duration::from_mins(1);
-
-/// Brings the API server back when dropped, whatever happened meanwhile.
-struct Outage {
-    script: PathBuf,
-    ended: bool,
-}
-
-impl Outage {
-    async fn begin(stage: &Stage) -> anyhow::Result<Self> {
-        let script = stage.cluster.paths.script("cluster/apiserver");
-        act(&script, "stop").await?;
-        Ok(Self {
-            script,
-            ended: false,
-        })
-    }
-
-    async fn end(mut self) -> anyhow::Result<()> {
-        self.ended = true;
-        act(&self.script, "start").await
-    }
-}
-
-impl Drop for Outage {
-    fn drop(&mut self) {
-        if !self.ended {
-            // Later scenarios would fail for a reason that is not theirs.
-            let _ = std::process::Command::new(&self.script)
-                .arg("start")
-                .status();
-        }
-    }
-}
-
-async fn act(script: &PathBuf, verb: &str) -> anyhow::Result<()> {
-    let output = tokio::process::Command::new(script)
-        .arg(verb)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .with_context(|| format!("failed to run `{}`", script.display()))?;
-    ensure!(
-        output.status.success(),
-        "`{} {verb}` failed: {}",
-        script.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
 
 /// The API server is away for a minute while steps run, begin and end.
 pub fn api_outage(stage: Arc<Stage>) -> Acting {
@@ -89,7 +39,8 @@ pub fn api_outage(stage: Arc<Stage>) -> Acting {
         let takes_it_away = async |runner: &Runner| {
             runner.await_log("ready").await?;
             let workspace = runner.path("/home/runner/_work/demo/demo");
-            let outage = Outage::begin(&stage).await?;
+            let script = stage.cluster.paths.script("cluster/apiserver");
+            let outage = Absence::begin(script).await?;
             fs::write(workspace.join("gone"), "")?;
             tokio::time::sleep(OUTAGE).await;
             outage.end().await?;

@@ -113,7 +113,7 @@ pub fn cut_connections(stage: Arc<Stage>) -> Acting {
         };
         let proxy = raw::Proxy::start(NODE, API_SERVER, plan).await?;
         let result = stage.run_job(&job(), &options(proxy.address)).await;
-        let cut = proxy.cut();
+        let cut = proxy.struck();
         stage.keep(format!("{}proxy: {cut} connections cut\n", stage.log()));
         let outcome = result?;
         ensure!(cut > 1, "{cut} connections were cut");
