@@ -10,6 +10,7 @@ use arc_hook_e2e::faults::{self, Settings};
 use arc_hook_e2e::harness::cluster::{Cluster, Turn};
 use arc_hook_e2e::harness::paths::Paths;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Harms the hook, its pods and its cluster in the middle of real jobs.
 ///
@@ -42,7 +43,7 @@ async fn main() -> ExitCode {
     // What is under way is dropped then, and puts back what it took away.
     let result = tokio::select! {
         result = act(&arguments) => result,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -51,6 +52,16 @@ async fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+async fn interrupted() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => (),
+        _ = terminated.recv() => (),
     }
 }
 
