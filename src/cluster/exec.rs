@@ -15,7 +15,7 @@ use kube::client::UpgradeConnectionError;
 use kube::core::Status;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{Act, Cluster, ClusterError, failure};
+use super::{Act, Cluster, ClusterError, Instant, failure};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -96,19 +96,37 @@ impl Cluster {
         let act = self.act("create", "pods/exec", pod);
         let api = self.api::<Pod>();
         let begun = api.exec(pod, command.to_vec(), parameters);
-        match tokio::time::timeout(CONNECT, begun).await {
-            Ok(Ok(process)) => Ok((act, process)),
+        let begun = tokio::time::timeout(CONNECT, begun).await;
+        let error = match begun {
+            Ok(Ok(process)) => return Ok((act, process)),
             Ok(Err(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(
                 code,
             )))) => {
                 let message = format!("the answer to an exec is {code}");
                 let status = Status::failure(&message, "").with_code(code.as_u16());
-                let refused = kube::Error::Api(status.boxed());
-                Err(failure(act, Some(refused), CONNECT))
+                Some(kube::Error::Api(status.boxed()))
             }
-            Ok(Err(error)) => Err(failure(act, Some(error), CONNECT)),
-            Err(_) => Err(failure(act, None, CONNECT)),
-        }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        Err(match error {
+            Some(kube::Error::Api(status)) if status.code == 403 => {
+                if self.past().doubts(&act.attempt) {
+                    ClusterError::Unreachable {
+                        act,
+                        waited: CONNECT,
+                        cause: "it has just started, and does not know its Roles yet".to_owned(),
+                    }
+                } else {
+                    failure(act, Some(kube::Error::Api(status)), CONNECT)
+                }
+            }
+            Some(error @ kube::Error::Api(_)) => failure(act, Some(error), CONNECT),
+            error => {
+                self.past().away = Some(Instant::now());
+                failure(act, error, CONNECT)
+            }
+        })
     }
 }
 

@@ -17,8 +17,10 @@ mod snapshot;
 mod volume;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -55,6 +57,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The same for what comes within moments or never.
 const SOON: Duration = Duration::from_secs(5);
+/// An API server that was away may need so long until it knows who may do what.
+const STARTING: Duration = Duration::from_secs(15);
 /// How often someone is told that a call is still being tried.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -65,6 +69,25 @@ pub struct Cluster {
     namespace: String,
     patience: Duration,
     tell: fn(&str),
+    past: Arc<Mutex<Past>>,
+}
+
+/// What earlier calls have told of the API server.
+#[derive(Debug, Default)]
+struct Past {
+    /// Verbs and resources that were allowed: they are the account's right, whatever is said later.
+    allowed: BTreeSet<(&'static str, &'static str)>,
+    /// When it did not answer, or not as it should.
+    away: Option<Instant>,
+}
+
+impl Past {
+    /// Whether a refusal would contradict what is known: because the same was allowed before, or because
+    /// the API server was away a moment ago.
+    fn doubts(&self, attempt: &Attempt) -> bool {
+        self.allowed.contains(&(attempt.verb, attempt.resource))
+            || self.away.is_some_and(|away| away.elapsed() < STARTING)
+    }
 }
 
 impl Debug for Cluster {
@@ -153,6 +176,7 @@ impl Cluster {
             namespace,
             patience: PATIENCE,
             tell: |_| {},
+            past: Arc::default(),
         })
     }
 
@@ -346,6 +370,10 @@ impl Cluster {
         }
     }
 
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Calls, and calls again while that can help and patience lasts.
     async fn attempt<T, F>(&self, act: Act, mut call: impl FnMut() -> F) -> Result<T, ClusterError>
     where
@@ -362,10 +390,20 @@ impl Cluster {
             );
             let answer = tokio::time::timeout(limit, call()).await;
             let (verdict, error) = match answer {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => (retry::of_error(&error), Some(error)),
+                Ok(Ok(value)) => {
+                    let right = (act.attempt.verb, act.attempt.resource);
+                    self.past().allowed.insert(right);
+                    return Ok(value);
+                }
+                Ok(Err(error)) => {
+                    let doubtful = self.past().doubts(&act.attempt);
+                    (retry::of_error(&error, doubtful), Some(error))
+                }
                 Err(_) => (Verdict::Again(None), None),
             };
+            if matches!(verdict, Verdict::Again(_)) {
+                self.past().away = Some(Instant::now());
+            }
             let (again, asked) = match verdict {
                 Verdict::Again(asked) => (true, asked),
                 Verdict::Soon => (start.elapsed() < SOON, None),

@@ -86,9 +86,19 @@ pub(super) fn precondition(status: &Status) -> bool {
     status.code == 409 && status.message.contains("Precondition failed")
 }
 
-/// Judges an error that is no answer.
-pub(super) fn of_error(error: &kube::Error) -> Verdict {
+/// An API server that has just started lets nobody do anything until it has read the Roles: it answers
+/// with the words of its role-based access control (kubernetes v1.36,
+/// `plugin/pkg/auth/authorizer/rbac/rbac.go`, whose listers fill after the server is ready).
+fn lacks_roles(status: &Status) -> bool {
+    status.code == 403
+        && status.message.contains(" cannot ")
+        && status.message.contains(" resource ")
+}
+
+/// Judges a failure. `doubtful`: a refusal would contradict what is known.
+pub(super) fn of_error(error: &kube::Error, doubtful: bool) -> Verdict {
     match error {
+        kube::Error::Api(status) if doubtful && lacks_roles(status) => Verdict::Soon,
         kube::Error::Api(status) => of_status(status),
         // A certificate that does not fit today does not fit in a second either.
         kube::Error::Service(_) | kube::Error::HyperError(_)

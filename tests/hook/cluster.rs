@@ -147,6 +147,31 @@ fn a_refusal_stands_and_names_verb_resource_and_role() {
 }
 
 #[test]
+fn a_refusal_that_contradicts_an_earlier_answer_is_tried_again() {
+    let message = "pods \"x\" is forbidden: User \"system:serviceaccount:ci:runner\" cannot get \
+                   resource \"pods\" in API group \"\" in the namespace \"ci\"";
+    let forbidden = || Kind::Status(403, "Forbidden", message.to_owned());
+    let bench = Bench::new();
+    let get = |name: &str| bench.runtime.block_on(bench.cluster.get::<Pod>(name));
+    assert!(get("x").unwrap().is_none());
+    bench.api.fail("GET", "pods", 2, forbidden());
+    assert!(get("x").unwrap().is_none());
+
+    // One that was away a moment ago has not read the Roles yet.
+    let bench = Bench::new();
+    let get = |name: &str| bench.runtime.block_on(bench.cluster.get::<Pod>(name));
+    bench.api.fail("GET", "pods", 1, Kind::Reset);
+    bench.api.fail("GET", "pods", 2, forbidden());
+    assert!(get("x").unwrap().is_none());
+    assert_eq!(bench.api.count("GET pods"), 4);
+    bench.api.fail("GET", "exec", 1, forbidden());
+    let command = ["true".to_owned()];
+    let exec = bench.cluster.exec("x", "job", &command);
+    let error = bench.runtime.block_on(exec).map(drop).unwrap_err();
+    assert!(!error.is_forbidden(), "{error}");
+}
+
+#[test]
 fn deleting_what_is_gone_or_replaced_is_no_error() {
     let bench = Bench::new();
     let delete = |uid: Option<&str>| {
