@@ -1,16 +1,15 @@
 //! Harms the hook, its pods and its cluster in the middle of real jobs, and judges what becomes of
 //! them.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use arc_hook_e2e::faults::plan::Fault;
 use arc_hook_e2e::faults::{self, Settings};
 use arc_hook_e2e::harness::cluster::{Cluster, Turn};
+use arc_hook_e2e::harness::console::{interrupted, say};
 use arc_hook_e2e::harness::paths::Paths;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Harms the hook, its pods and its cluster in the middle of real jobs.
 ///
@@ -55,16 +54,6 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn interrupted() {
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => (),
-        _ = terminated.recv() => (),
-    }
-}
-
 async fn act(arguments: &Arguments) -> anyhow::Result<bool> {
     let kinds: Vec<Fault> = Fault::ALL
         .into_iter()
@@ -102,10 +91,4 @@ async fn act(arguments: &Arguments) -> anyhow::Result<bool> {
     let failed = table.violated() + rare.len();
     say(&format!("{} passed, {failed} failed\n", table.passed()));
     Ok(failed == 0)
-}
-
-fn say(text: &str) {
-    // A reader that went away is no reason to stop.
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

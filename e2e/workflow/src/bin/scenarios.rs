@@ -1,12 +1,12 @@
 //! Runs scenarios, or one job, on the test cluster.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use arc_hook_e2e::harness::audit::Request;
 use arc_hook_e2e::harness::cluster::{Cluster, Turn};
+use arc_hook_e2e::harness::console::{interrupted, say};
 use arc_hook_e2e::harness::paths::Paths;
 use arc_hook_e2e::harness::runner::{Options, Runner};
 use arc_hook_e2e::job::Job;
@@ -14,7 +14,6 @@ use arc_hook_e2e::scenarios::lanes::{Ended, Run};
 use arc_hook_e2e::scenarios::{self, Scenario};
 use clap::{Parser, Subcommand};
 use k8s_openapi::api::core::v1::ConfigMap;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// So many lines of a failed scenario's log are shown.
 const TAIL: usize = 60;
@@ -98,22 +97,6 @@ async fn act(command: Command) -> anyhow::Result<bool> {
             keep,
         } => job(&file, report.as_deref(), template.as_deref(), keep).await,
     }
-}
-
-async fn interrupted() {
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => (),
-        _ = terminated.recv() => (),
-    }
-}
-
-fn say(text: &str) {
-    // A reader that went away is no reason to stop.
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn list() {

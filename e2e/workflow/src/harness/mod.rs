@@ -4,6 +4,7 @@
 pub mod absence;
 pub mod audit;
 pub mod cluster;
+pub mod console;
 pub mod extra;
 pub mod grants;
 pub mod paths;
