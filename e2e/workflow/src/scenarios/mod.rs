@@ -159,7 +159,9 @@ pub fn all() -> Vec<Scenario> {
             limits::back_pressure,
         ),
         Scenario::code("a log of 2 GB arrives byte for byte", limits::long_log)
-            .within(Duration::from_mins(8)),
+            .within(Duration::from_mins(8))
+            // It keeps the disk busy.
+            .alone(),
         Scenario::code("a full work volume is a clear failure", limits::full_volume)
             .within(Duration::from_mins(4)),
         Scenario::code(

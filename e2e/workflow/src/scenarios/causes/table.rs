@@ -167,7 +167,9 @@ pub const CAUSES: &[Cause] = &[
         name: "config-map",
         template: "{containers: [{name: $job, volumeMounts: [{name: v, mountPath: /v}]}], \
             volumes: [{name: v, configMap: {name: cause-absent}}]}",
-        timeout: Some(30),
+        // A kubelet that is busy tells late.
+        timeout: Some(60),
+        within: 90,
         lines: FACTS,
         told: &[
             shipped(
