@@ -175,4 +175,6 @@ where
     let message = [&[3], status.to_string().as_bytes()].concat();
     let _ = socket.send(Message::Binary(Bytes::from(message))).await;
     let _ = socket.close(None).await;
+    // A socket that is closed with something unread in it takes back what is still on its way.
+    while let Some(Ok(_)) = socket.next().await {}
 }
