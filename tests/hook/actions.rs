@@ -116,7 +116,7 @@ fn a_cancelled_program_is_deleted_in_time() {
         signal(child, "-INT");
     });
     assert_eq!(action.code, 130, "{action:?}");
-    assert!(start.elapsed() < Duration::from_secs(7));
+    assert!(start.elapsed() < Duration::from_secs(10));
     nothing_is_left(&runner);
 }
 
@@ -210,7 +210,7 @@ fn a_cancelled_action_ends_with_its_log_and_its_file_commands() {
     let start = Instant::now();
     signal(&child, "-TERM");
     let action = runner.finish(child);
-    assert!(start.elapsed() < Duration::from_secs(7));
+    assert!(start.elapsed() < Duration::from_secs(10));
     assert_ne!(action.code, 0);
     assert_eq!(action.log, "started\n");
     assert_eq!(

@@ -109,7 +109,7 @@ fn trying_again_ends_when_patience_does() {
     let start = Instant::now();
     let error = bench.runtime.block_on(cluster.get::<Pod>("x")).unwrap_err();
     assert!(error.is_unreachable(), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(20));
     assert!(
         error.to_string().starts_with("get pod `x`: no answer"),
         "{error}"

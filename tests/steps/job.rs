@@ -15,7 +15,7 @@ use serde_json::json;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_arc-hook");
 const FILE_COMMANDS: [&str; 5] = ["path", "output", "env", "state", "step_summary"];
 /// How long a condition is awaited.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A prepared job whose container is this machine.
 pub struct Job {

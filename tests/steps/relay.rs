@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::job::{BINARY, Job, is_alive, wait_until};
 
 /// How long a frame is awaited.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A relay, and this test as its hook.
 struct Relay {

@@ -11,7 +11,7 @@ const TABLE: &str = include_str!("table.yaml");
 const MEETING: &str = "/dev/shm/attack";
 
 /// When a step is cut that an attack holds up, in milliseconds.
-const LONGEST: u64 = 20_000;
+const LONGEST: u64 = 60_000;
 
 /// The attacks and what a step must look like that withstood one.
 #[derive(Debug, Deserialize)]

@@ -16,7 +16,7 @@ use super::cluster::Cluster;
 /// Writes of the harness.
 const MANAGER: &str = "arc-hook-e2e";
 /// The API server compiles a new policy within a second or two.
-const IN_FORCE: Duration = Duration::from_secs(30);
+const IN_FORCE: Duration = Duration::from_secs(90);
 
 impl Cluster {
     /// What `kubectl apply` and `kubectl label` of the policy's comment do; ends when it is in

@@ -79,7 +79,7 @@ pub fn wrong_password(stage: Arc<Stage>) -> Acting {
             },
             "driver": {
                 "prepare-job": {
-                    "fails": true, "max-ms": 40_000,
+                    "fails": true, "max-ms": 60_000,
                     "expect": [registry.image("alpine"), "was refused by the registry", "or correct them"],
                 },
                 "conclusion": "failure",

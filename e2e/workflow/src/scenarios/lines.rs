@@ -22,7 +22,7 @@ const LINE_LABEL: &str = "arc-hook/line";
 /// Label of what a runner's job has.
 const RUNNER_LABEL: &str = "runner-pod";
 /// How long what no line names may stay.
-const REMOVAL: Duration = Duration::from_secs(30);
+const REMOVAL: Duration = Duration::from_secs(90);
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// The shipped template with lines, whose jobs promote also from other branches and as pull

@@ -27,7 +27,7 @@ const AT_MOST: usize = 5;
 /// Name of the additional Role.
 const ROLE: &str = "arc-hook-retained";
 /// How long something that is on its way may take.
-const SOON: Duration = Duration::from_secs(40);
+const SOON: Duration = Duration::from_secs(90);
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// The shipped template, the shipped Role, and what is left of them.

@@ -66,9 +66,9 @@ const fn shipped(title: &'static str, words: &'static [&'static str]) -> Told {
 const JOB: &str = "container: {image: 'alpine:latest'}";
 const STEP: &str = "{container: {image: 'alpine:latest'}, steps: [{run: echo ready; sleep 600}]}";
 /// The whole of what a short grace and a busy machine take.
-const GRACE: u32 = 60;
+const GRACE: u32 = 90;
 /// What is known at once.
-const ONCE: u32 = 15;
+const ONCE: u32 = 40;
 /// Facts that every failure of a pod comes with.
 const FACTS: &[(&str, usize)] = &[("pod | pod ", 1)];
 
