@@ -1,7 +1,7 @@
 //! What the fake API server keeps, and the part of the kubelet that it plays.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -170,17 +170,7 @@ impl State {
             let own = Some(own.join("spool"));
             let spools: Vec<PathBuf> = self.works.iter().map(spool).chain(own).collect();
             let spool = spools.iter().find(|spool| spool.is_dir()).unwrap();
-            let child = Command::new(BINARY)
-                .arg("supervise")
-                .arg(spool)
-                .args(flags)
-                .env_clear()
-                .env("PATH", "/usr/bin:/bin")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
+            let child = supervise(spool, flags);
             self.supervisors.insert(name.to_owned(), child);
         }
         pod["status"] = running(pod);
@@ -196,15 +186,7 @@ impl State {
         let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         let own = self.own_volume(name);
         Self::fill(&own, pod);
-        let child = Command::new(BINARY)
-            .arg("supervise")
-            .arg(own.join("spool"))
-            .args(&words[3..])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let child = supervise(&own.join("spool"), &words[3..]);
         self.supervisors.insert(name.to_owned(), child);
         pod["status"]["initContainerStatuses"] = json!([
             {"name": "arc-hook-gate", "image": "runner", "imageID": "", "ready": false,
@@ -338,4 +320,19 @@ pub fn lines(lines: impl IntoIterator<Item = impl std::fmt::Display>) -> String 
         let _ = writeln!(log, "{line}");
         log
     })
+}
+
+/// Plays the runtime for a container of the supervisor.
+fn supervise(spool: &Path, flags: &[&str]) -> Child {
+    Command::new(BINARY)
+        .arg("supervise")
+        .arg(spool)
+        .args(flags)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }

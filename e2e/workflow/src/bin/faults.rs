@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_hook_e2e::faults::plan::Fault;
 use arc_hook_e2e::faults::{self, Settings};
 use arc_hook_e2e::harness::cluster::{Cluster, Turn};
-use arc_hook_e2e::harness::console::{interrupted, say};
+use arc_hook_e2e::harness::console::{conclude, say};
 use arc_hook_e2e::harness::paths::Paths;
 use clap::Parser;
 
@@ -38,20 +38,7 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // What is under way is dropped then, and puts back what it took away.
-    let result = tokio::select! {
-        result = act(&arguments) => result,
-        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    conclude(act(&Arguments::parse())).await
 }
 
 async fn act(arguments: &Arguments) -> anyhow::Result<bool> {

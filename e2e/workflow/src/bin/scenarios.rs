@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use arc_hook_e2e::harness::audit::Request;
 use arc_hook_e2e::harness::cluster::{Cluster, Turn};
-use arc_hook_e2e::harness::console::{interrupted, say};
+use arc_hook_e2e::harness::console::{conclude, say};
 use arc_hook_e2e::harness::paths::Paths;
 use arc_hook_e2e::harness::runner::{Options, Runner};
 use arc_hook_e2e::job::Job;
@@ -62,20 +62,7 @@ enum Command {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let command = Arguments::parse().command;
-    // What is under way is dropped then, and puts back what it took away.
-    let result = tokio::select! {
-        result = act(command) => result,
-        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    Box::pin(conclude(act(Arguments::parse().command))).await
 }
 
 async fn act(command: Command) -> anyhow::Result<bool> {

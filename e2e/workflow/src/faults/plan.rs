@@ -118,19 +118,13 @@ impl Fault {
             Self::Cut | Self::Stall | Self::Slow | Self::ApiServer if way == Way::Shared => {
                 &[Prepare, Container, Cleanup]
             }
-            Self::Cut
-            | Self::Stall
-            | Self::Slow
-            | Self::ApiServer
-            | Self::Kubelet
-            | Self::HookStopped
-            | Self::HookKilled => &Command::ALL,
             // Nothing bounds the volume of a pod that has one of its own but the node's disk, which
             // others need.
             Self::Disk if way == Way::Copy => &[],
             Self::Supervisor | Self::Deleted | Self::Evicted | Self::Memory | Self::Disk => {
                 &[Script, Container]
             }
+            _ => &Command::ALL,
         }
     }
 
