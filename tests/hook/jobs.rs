@@ -1,7 +1,7 @@
 //! Whole jobs: prepare, steps, clean-up.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
