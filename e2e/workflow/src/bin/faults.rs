@@ -38,7 +38,7 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    conclude(act(&Arguments::parse())).await
+    conclude(Box::pin(act(&Arguments::parse()))).await
 }
 
 async fn act(arguments: &Arguments) -> anyhow::Result<bool> {

@@ -62,7 +62,7 @@ enum Command {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    Box::pin(conclude(act(Arguments::parse().command))).await
+    conclude(Box::pin(act(Arguments::parse().command))).await
 }
 
 async fn act(command: Command) -> anyhow::Result<bool> {
