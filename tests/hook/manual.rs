@@ -127,7 +127,7 @@ const ELSEWHERE: [(&str, &str, &str); 11] = [
     (
         "cargo build --profile dist -p arc-hook",
         "e2e/up",
-        "--profile \"$2\" -p \"$1\"",
+        "--profile dist -p arc-hook",
     ),
     (
         "docker build -f runner-image/Dockerfile",
