@@ -24,9 +24,21 @@ pub struct VolumeSnapshot {
     /// Name, labels and so on.
     #[serde(default)]
     pub metadata: ObjectMeta,
+    /// What was asked for.
+    #[serde(default)]
+    pub spec: SnapshotSpec,
     /// How far it is.
     #[serde(default)]
     pub status: Option<SnapshotStatus>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SnapshotSpec {
+    /// Its `VolumeSnapshotClass`; the snapshot controller fills in the default where none was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_snapshot_class_name: Option<String>,
 }
 
 /// How far a snapshot is.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::fake_api::{BINARY, Kind};
-use crate::runner::Runner;
+use crate::runner::{Runner, until};
 
 const LINE: &str = "octo/demo/main";
 
@@ -78,6 +78,13 @@ fn current(runner: &Runner) -> Value {
 fn of(runner: &Runner, resource: &str, name: &str) -> Value {
     let key = (resource.to_owned(), name.to_owned());
     runner.api.state().objects[&key].clone()
+}
+
+/// Has a claim be bound by now.
+fn bind(runner: &Runner, claim: &str) {
+    let key = ("persistentvolumeclaims".to_owned(), claim.to_owned());
+    runner.api.state().objects.get_mut(&key).unwrap()["status"] =
+        json!({"phase": "Bound", "capacity": {"storage": "200Gi"}});
 }
 
 /// A person's clone of the current generation, worked on.
@@ -335,6 +342,26 @@ fn a_rebase_ends_the_chain_and_keeps_the_descent() {
 }
 
 #[test]
+fn a_rebase_that_a_promotion_overtakes_leaves_the_line_and_nothing_else() {
+    let runner = begun();
+    cloned(&runner, "mine");
+    let claims = || runner.api.names("persistentvolumeclaims");
+    let before = claims();
+    runner.api.state().claims_wait = true;
+    let told = std::thread::scope(|scope| {
+        let late = scope.spawn(|| refused(&runner, &["rebase", LINE, "--image", "busybox"]));
+        until("the copy is made", || claims().len() > before.len());
+        done(&runner, &["promote", LINE, "--claim", "mine"]);
+        let copy = claims().into_iter().find(|one| !before.contains(one));
+        bind(&runner, &copy.unwrap());
+        late.join().unwrap()
+    });
+    assert!(told.contains("another is current by now"), "{told}");
+    assert_eq!(current(&runner), 2);
+    assert_eq!(claims(), before);
+}
+
+#[test]
 fn a_line_in_use_is_not_deleted() {
     let runner = begun();
     cloned(&runner, "mine");
@@ -467,7 +494,11 @@ fn a_line_of_snapshots_lives_by_the_same_verbs() {
         (&first["kind"], &first["depth"]),
         (&json!("snapshot"), &json!(0))
     );
+    // Where it is restored is settled by the first pod that mounts it.
+    runner.api.state().claims_wait = true;
     cloned(&runner, "mine");
+    runner.api.state().claims_wait = false;
+    bind(&runner, "mine");
     let mine = of(&runner, "persistentvolumeclaims", "mine");
     assert_eq!(mine["spec"]["dataSource"]["kind"], "VolumeSnapshot");
     assert_eq!(mine["spec"]["dataSource"]["name"], first["claim"]);
@@ -488,8 +519,33 @@ fn a_line_of_snapshots_lives_by_the_same_verbs() {
         told.contains("generation 2 of") && told.contains("claim mine"),
         "{told}"
     );
-    let told = refused(&runner, &["rebase", LINE, "--image", "busybox"]);
-    assert!(told.contains("it is a snapshot"), "{told}");
+    done(&runner, &["rebase", LINE, "--image", "busybox"]);
+    assert_eq!(current(&runner), 3);
+    let [_, second, third] = &generations(&runner)[..] else {
+        panic!("not three generations");
+    };
+    assert_eq!(
+        (&third["kind"], &third["depth"], &third["base"]["number"]),
+        (&json!("snapshot"), &json!(0), &json!(2))
+    );
+    let taken = of(&runner, "volumesnapshots", third["claim"].as_str().unwrap());
+    assert_eq!(taken["spec"]["volumeSnapshotClassName"], "ebs");
+    // A Job has copied what was restored for it into a claim that is no clone, and both are gone.
+    let created = runner.api.state().created.clone();
+    let job = created.iter().find(|one| one["kind"] == "Job").unwrap();
+    let volumes = &job["spec"]["template"]["spec"]["volumes"];
+    let claim = |volume: usize| {
+        let name = &volumes[volume]["persistentVolumeClaim"]["claimName"];
+        let mut all = created.iter();
+        let claim = all.find(|one| one["metadata"]["name"] == *name);
+        claim.unwrap()["spec"].clone()
+    };
+    assert_eq!(claim(1)["dataSource"]["name"], second["claim"]);
+    assert!(claim(0).get("dataSource").is_none());
+    assert_eq!(
+        runner.api.names("persistentvolumeclaims"),
+        ["mine", "toolchain"]
+    );
     let told = refused(&runner, &["delete", LINE]);
     assert!(
         told.contains("claim `mine` is a clone of generation 1"),

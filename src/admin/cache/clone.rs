@@ -48,11 +48,13 @@ impl Clone {
         let spec = spec
             .map_err(anyhow::Error::msg)
             .with_context(|| format!("clone {told}"))?;
-        // What is restored is bound where its pod runs.
+        // What is restored is bound where its pod runs, and may wait for it.
         let place = (one.kind == Kind::Claim).then_some(node);
         let manifest = store::manifest(&self.name, Role::Personal, &spec, place, &told);
         store::create(cluster, &manifest, &Nonce::random()?).await?;
-        store::bound(cluster, &self.name).await?;
+        if place.is_some() {
+            store::bound(cluster, &self.name).await?;
+        }
         let value = json!({
             "line": self.chosen.line.to_string(), "node": node, "number": one.number,
             "claim": self.name,

@@ -118,6 +118,13 @@ impl Scene {
         }
     }
 
+    /// The `VolumeSnapshotClass` of the snapshot that holds a generation.
+    pub fn snapshot_class(&self, one: &Generation) -> Option<String> {
+        let mut all = self.snapshots.iter();
+        let held = all.find(|snapshot| snapshot.metadata.uid.as_deref() == Some(&one.uid))?;
+        held.spec.volume_snapshot_class_name.clone()
+    }
+
     /// Every generation of every line.
     pub fn generations(&self) -> impl Iterator<Item = Place<'_>> {
         self.lines.iter().flat_map(|line| {
