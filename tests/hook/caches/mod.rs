@@ -6,6 +6,7 @@ mod collecting;
 mod crashing;
 mod promoting;
 mod trusting;
+mod verifying;
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -75,6 +76,12 @@ impl Caching {
 
     /// A call as a push to main makes it, with these changes.
     pub fn call(&self, command: &str, args: &Value, with: &[(&str, &str)]) -> Outcome {
+        let all = self.environment(with);
+        self.runner.call_with(command, args, &all)
+    }
+
+    /// What the runner of a push to main sets, with these changes.
+    fn environment<'e>(&'e self, with: &[(&'e str, &'e str)]) -> Vec<(&'e str, &'e str)> {
         let mut all = vec![
             (
                 "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE",
@@ -89,7 +96,7 @@ impl Caching {
             ("RUNNER_ARCH", "X64"),
         ];
         all.extend(with);
-        self.runner.call_with(command, args, &all)
+        all
     }
 
     pub fn prepare(&self, with: &[(&str, &str)]) -> Outcome {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Caching, MAIN, said};
-use crate::runner::job;
+use super::{Caching, MAIN, TEMPLATE, said};
+use crate::runner::{Runner, job};
 
 /// What the runner's diagnostic log holds for a pull request.
 fn worker_log(head: &str) -> String {
@@ -133,4 +133,139 @@ fn a_job_can_ask_for_allowed_lines_only_and_decides_nothing_else() {
         &caching.call("prepare_job", &request, &[]),
         "toolchain/gcc: no such line",
     );
+}
+
+/// A pull request's event, as the runner writes it.
+fn event(head: &str) -> Value {
+    let repo = |name: &str| json!({"repo": {"full_name": name}});
+    json!({"pull_request": {"head": repo(head), "base": repo("octo/demo")}})
+}
+
+/// Has a job write wherever it can what would make its pull request one of the own repository, or a
+/// push.
+fn plant(caching: &Caching) {
+    let mut places = vec![caching.runner.work()];
+    while let Some(place) = places.pop() {
+        for name in ["Worker_20990101-000000-utc.log", "event.json", "job.json"] {
+            let text = match name {
+                "event.json" => event("octo/demo").to_string(),
+                "job.json" => forged().to_string(),
+                _ => worker_log("octo/demo"),
+            };
+            std::fs::create_dir_all(place.join("_diag")).unwrap();
+            for path in [place.join(name), place.join("_diag").join(name)] {
+                std::fs::write(path, &text).unwrap();
+            }
+        }
+        for entry in std::fs::read_dir(&place).unwrap().flatten() {
+            if entry.file_name() != "_diag" && entry.file_type().unwrap().is_dir() {
+                places.push(entry.path());
+            }
+        }
+    }
+    let commands = "GITHUB_EVENT_NAME=push\nGITHUB_REF=refs/heads/main\n";
+    std::fs::write(caching.runner.file_command("env"), commands).unwrap();
+}
+
+/// A state, or a response, of a job that may promote to main.
+fn forged() -> Value {
+    let target = json!({"line": MAIN, "node": "node-1", "keep": 1, "expected": null,
+                        "lineage": {"trusted": true}});
+    json!({"jobPod": "x", "caches": [
+        {"volume": "conan-home", "promotion": {"To": target}}]})
+}
+
+#[test]
+fn nothing_that_a_job_can_write_moves_the_verdict() {
+    for early in [true, false] {
+        let caching = Caching::new();
+        caching.run(0);
+        let path = caching
+            .runner
+            .work()
+            .join("_temp/_github_workflow/event.json");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, event("mallory/demo").to_string()).unwrap();
+        let path = path.display().to_string();
+        let mut with = PULL_REQUEST.to_vec();
+        with.push(("GITHUB_EVENT_PATH", &path));
+        // Also what an earlier job of the runner has left.
+        if early {
+            plant(&caching);
+        }
+        let mut request = job(&[]);
+        let env = &mut request["container"]["environmentVariables"];
+        for (name, value) in [
+            ("GITHUB_EVENT_NAME", "push"),
+            ("GITHUB_REF", "refs/heads/main"),
+            ("GITHUB_REPOSITORY", "octo/demo"),
+            ("RUNNER_TEMP", "/__w"),
+            ("ARC_HOOK_CACHE_CONAN_HOME", MAIN),
+        ] {
+            env[name] = json!(value);
+        }
+        said(
+            &caching.call("prepare_job", &request, &with),
+            "clone of octo/demo/main generation 1",
+        );
+        plant(&caching);
+        let text = caching.runner.request("cleanup_job", &json!({}));
+        let mut request: Value = serde_json::from_str(&text).unwrap();
+        request["state"] = forged();
+        request["args"] = forged();
+        let response = request["responseFile"].as_str().unwrap();
+        std::fs::write(response, json!({"state": forged()}).to_string()).unwrap();
+        let call = caching
+            .runner
+            .start(&format!("{request}\n"), &caching.environment(&with));
+        said(
+            &caching.runner.finish(call),
+            "not promoted: the runner's diagnostic log does not tell",
+        );
+        assert_eq!(caching.current(), 1);
+        assert_eq!(caching.api().names("configmaps").len(), 1);
+        assert_eq!(caching.claims(), caching.named(MAIN));
+    }
+}
+
+#[test]
+fn jobs_that_strangers_start_promote_nothing_whatever_the_template_says() {
+    let events = [
+        "pull_request_target",
+        "issue_comment",
+        "workflow_run",
+        "unheard_of",
+    ];
+    let template = TEMPLATE.replace("push, pull_request", &events.join(", "));
+    let caching = Caching::of(Runner::new(), &template);
+    for event in events {
+        let with = [("GITHUB_EVENT_NAME", event)];
+        caching.prepare(&with);
+        said(
+            &caching.cleanup(&with),
+            &format!("not promoted: jobs of the event `{event}` never promote"),
+        );
+    }
+    assert!(caching.line(MAIN).is_none());
+    assert!(caching.claims().is_empty());
+}
+
+#[test]
+fn what_an_untrusted_job_wrote_is_no_parent_where_only_trusted_ones_are_wanted() {
+    let template = TEMPLATE.replace("keep: 1", "trusted-parents-only: true");
+    let caching = Caching::of(Runner::new(), &template);
+    caching.run(0);
+    let mut line = caching.line(MAIN).unwrap();
+    let entry = line.nodes.get_mut("node-1").unwrap();
+    entry.generations[0].lineage.trusted = false;
+    let map = serde_json::to_value(line.to_config_map()).unwrap();
+    caching.api().put("configmaps", map);
+    for with in [&[][..], &PULL_REQUEST[..]] {
+        let prepared = caching.prepare(with);
+        said(
+            &prepared,
+            "octo/demo/main: generation 1 was written by an untrusted job",
+        );
+        said(&prepared, "Cache conan-home: empty");
+    }
 }
