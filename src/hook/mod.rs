@@ -12,6 +12,7 @@ pub mod init;
 pub mod leftovers;
 pub mod link;
 pub mod liveness;
+mod made;
 pub mod metrics;
 pub mod output;
 mod passwd;

@@ -3,23 +3,23 @@
 use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use super::api::{Api, Ended};
 use super::await_pod::{PodWait, Progress};
 use super::caches::Caches;
 use super::leftovers::Leftovers;
 use super::liveness::PodLiveness;
+use super::made::Made;
 use super::output;
 use super::remote::Remote;
 use super::retention;
 use super::room;
 use super::surroundings::{self, Surroundings};
-use crate::cluster::{self, Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, Plan, RunnerPod, SpecError, Template, User, names};
@@ -27,10 +27,6 @@ use crate::protocol::{ContainerContext, Context, PrepareJob, Response, State};
 use crate::record::{ForcedBy, ForcedUser, JobRecord, Memory};
 use crate::spool::signals::Signals;
 use crate::spool::{JobTree, Nonce, Ready, client};
-
-/// How long the removal of an unfinished job may take: the runner kills 10 s after its first
-/// signal, and `cleanup_job` follows anyway.
-const UNDO: Duration = Duration::from_secs(5);
 
 /// Prepares the job, and returns the exit code.
 ///
@@ -71,7 +67,8 @@ pub fn run(
             Ok(128 + signal)
         }
     };
-    api.run(job.undo());
+    let made = job.made.take();
+    api.run(made.remove(&cluster, config, &job.memory, &nonce));
     failure
 }
 
@@ -110,17 +107,6 @@ struct Begun<'a> {
     /// Its directories on the work volume; absent when it has a volume of its own.
     tree: Option<JobTree>,
     begin: Instant,
-}
-
-/// What must be removed when the job cannot be prepared. Each part is noted before it is made: a
-/// signal may come between the request and the answer.
-#[derive(Default)]
-struct Made {
-    pod: Option<String>,
-    secrets: Vec<String>,
-    claims: Vec<String>,
-    directories: bool,
-    copy: Option<Child>,
 }
 
 impl Preparation<'_> {
@@ -188,7 +174,7 @@ impl Preparation<'_> {
             .map_err(|error| around.blame(&plan, error))?;
         tracing::debug!(phase = "pod created", pod = plan.name);
         if let Some(tree) = &tree {
-            self.copy_externals(tree)?;
+            self.made.borrow_mut().copy_externals(self.config, tree)?;
         }
         Ok(Begun {
             around,
@@ -249,31 +235,6 @@ impl Preparation<'_> {
         self.cluster
             .create::<Pod>(&plan.pod, self.nonce.as_str())
             .await?;
-        Ok(())
-    }
-
-    /// Starts the copy of node and its like beside the starting pod. It outlives this process.
-    fn copy_externals(&self, tree: &JobTree) -> anyhow::Result<()> {
-        use std::os::unix::process::CommandExt as _;
-        let program = std::env::current_exe().context("find this program itself")?;
-        let child = std::process::Command::new(program)
-            .args(["init", "externals", "--from"])
-            .arg(&self.config.paths.externals)
-            .arg("--to")
-            .arg(tree.externals())
-            .arg("--state")
-            .arg(&self.config.paths.state)
-            .arg("--job-pod")
-            .arg(names::job_pod(&self.config.pod_name))
-            // Above all without `RUNNER_TRACKING_ID`, by which the runner finds what to kill.
-            .env_clear()
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start the copy of the runner's `externals`")?;
-        self.made.borrow_mut().copy = Some(child);
         Ok(())
     }
 
@@ -362,50 +323,6 @@ impl Preparation<'_> {
             let ready = room::beside(self.cluster, &plan.name, node, waited).await?;
             Ok((ready, wait.pod().cloned()))
         })
-    }
-
-    /// Removes what an unfinished preparation made. What cannot be removed now `cleanup_job`
-    /// finds by its label.
-    async fn undo(&self) {
-        let made = self.made.take();
-        if let Some(mut copy) = made.copy {
-            let _ = copy.kill();
-            let _ = copy.wait();
-        }
-        let cluster = self.cluster.patient(UNDO);
-        let removed = tokio::time::timeout(UNDO, async {
-            if let Some(pod) = &made.pod {
-                let uid = self.uid_of(&cluster, pod).await?;
-                if uid.is_some() {
-                    cluster.delete::<Pod>(pod, uid.as_deref(), Some(1)).await?;
-                }
-            }
-            for secret in &made.secrets {
-                cluster.delete::<Secret>(secret, None, None).await?;
-            }
-            // Their names are random, so whatever bears one is ours.
-            for claim in &made.claims {
-                cluster
-                    .delete::<PersistentVolumeClaim>(claim, None, None)
-                    .await?;
-            }
-            anyhow::Ok(())
-        })
-        .await;
-        if !matches!(removed, Ok(Ok(()))) {
-            output::debug("what was prepared could not be removed; `cleanup_job` will");
-        }
-        if made.directories {
-            let _ = JobTree::remove_all(&self.config.paths);
-            let _ = self.memory.remove();
-        }
-    }
-
-    /// The uid of the pod if it is the one this call made: its creation may have been cut off.
-    async fn uid_of(&self, cluster: &Cluster, name: &str) -> anyhow::Result<Option<String>> {
-        let found = cluster.get::<Pod>(name).await?;
-        let ours = found.filter(|pod| cluster::has_nonce(pod, self.nonce.as_str()));
-        Ok(ours.and_then(|pod| pod.metadata.uid))
     }
 }
 
