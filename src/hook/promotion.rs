@@ -27,6 +27,8 @@ const DEFAULT_GRACE: i64 = 30;
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the old ones may be looked for at the end of a job.
 const TIDY: Duration = Duration::from_secs(5);
+/// How many earlier clones a generation may hang on before the log says what to do.
+const DEEP: u32 = 64;
 /// Lines of a failed verification that are shown.
 const TAIL: u32 = 30;
 
@@ -130,6 +132,14 @@ impl<'a> Finish<'a> {
                 Outcome::Promoted(number) => {
                     let line = &target.line;
                     tell(cache, &format!("promoted to {line} generation {number}"));
+                    if cache.depth >= DEEP && target.snapshot.is_none() {
+                        let depth = cache.depth;
+                        output::line(&format!(
+                            "Cache {}: it hangs on {depth} earlier ones, which are kept for it; \
+                             `arc-hook cache rebase {line}` makes a copy that stands alone",
+                            cache.volume
+                        ));
+                    }
                     if target.snapshot.is_none() {
                         return Ok(());
                     }

@@ -186,3 +186,21 @@ fn an_answer_that_is_lost_promotes_once() {
         assert_eq!(caching.claims(), caching.named(MAIN), "{method} {resource}");
     }
 }
+
+#[test]
+fn a_long_chain_of_clones_is_told_with_what_ends_it() {
+    let caching = Caching::new();
+    caching.run(0);
+    let told = |depth: u32| {
+        let mut line = caching.line(MAIN).unwrap();
+        let entry = line.nodes.get_mut("node-1").unwrap();
+        entry.generations.last_mut().unwrap().depth = depth;
+        let map = serde_json::to_value(line.to_config_map()).unwrap();
+        caching.api().put("configmaps", map);
+        let (_, cleaned) = caching.run(0);
+        said(&cleaned, "Cache conan-home: promoted to octo/demo/main");
+        cleaned.log.contains("arc-hook cache rebase octo/demo/main")
+    };
+    assert!(!told(62));
+    assert!(told(63));
+}
