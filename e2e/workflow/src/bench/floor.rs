@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_util::TryStreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ use super::agent::milliseconds;
 /// `prepare_job` empties.
 const ROOT: &str = ".bench";
 const GLANCE: Duration = Duration::from_millis(1);
+/// A claim is asked for so often: it is a second on its way.
+const CLAIM_GLANCE: Duration = Duration::from_millis(10);
 /// How long a pod may take to come or to go.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -34,6 +36,25 @@ pub struct Floor {
     work: PathBuf,
     nonce: String,
     count: u32,
+    clone: Option<Cloning>,
+}
+
+/// A claim that each floor pod gets for itself.
+struct Cloning {
+    claims: Api<PersistentVolumeClaim>,
+    /// All but its name.
+    claim: PersistentVolumeClaim,
+    /// What the pattern mounts in its place.
+    pattern: String,
+}
+
+/// One floor pod, from its beginning to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// From nothing to ready, in milliseconds.
+    pub start: f64,
+    /// From its deletion until it is gone, in milliseconds.
+    pub end: f64,
 }
 
 /// What the API server must tell of a floor pod besides the file.
@@ -55,6 +76,7 @@ impl Floor {
             work,
             nonce: nonce.to_owned(),
             count: 0,
+            clone: None,
         };
         let (from, to) = (floor.tree(".arc-hook", source), floor.tree(ROOT, nonce));
         std::fs::create_dir_all(floor.work.join(ROOT))?;
@@ -71,27 +93,60 @@ impl Floor {
         Ok(floor)
     }
 
+    /// Has each pod mount a claim of its own as that volume, which is made just before, as part of
+    /// its start.
+    pub fn cloning(
+        self,
+        claims: Api<PersistentVolumeClaim>,
+        volume: &str,
+        claim: PersistentVolumeClaim,
+    ) -> anyhow::Result<Self> {
+        let spec = self.pod.spec.iter();
+        let mut volumes = spec.flat_map(|spec| &spec.volumes).flatten();
+        let pattern = volumes
+            .find(|one| one.name == volume)
+            .and_then(|one| Some(one.persistent_volume_claim.as_ref()?.claim_name.clone()))
+            .with_context(|| format!("the pod has no claim as volume `{volume}`"))?;
+        Ok(Self {
+            clone: Some(Cloning {
+                claims,
+                claim,
+                pattern,
+            }),
+            ..self
+        })
+    }
+
     fn tree(&self, root: &str, nonce: &str) -> PathBuf {
         self.work.join(root).join(nonce)
     }
 
-    /// Starts one, and tells how many milliseconds it took.
-    pub async fn measure(&mut self, status: Option<Status>) -> anyhow::Result<f64> {
+    /// Starts one and ends it.
+    pub async fn measure(&mut self, status: Option<Status>) -> anyhow::Result<Life> {
         self.count += 1;
         let name = format!("{}-{}", self.pod.name_any(), self.count);
         let nonce = format!("{:08x}{}", self.count, &self.nonce[8..]);
         let tree = self.tree(ROOT, &nonce);
         run("cp", &["-a".as_ref(), &self.tree(ROOT, &self.nonce), &tree])?;
-        let pod = bare(&self.pod, &name, &self.nonce, &nonce)?;
+        let mut pod = bare(&self.pod, &name, &self.nonce, &nonce)?;
+        if let Some(clone) = &self.clone {
+            let text = serde_json::to_string(&pod)?.replace(&clone.pattern, &name);
+            pod = serde_json::from_str(&text)?;
+        }
         let file = tree.join("spool/ready.json");
         let taken = tokio::time::timeout(PATIENCE, self.start(&pod, &file, status))
             .await
             .with_context(|| format!("the floor `{name}` did not come to its end"))
             .and_then(|taken| taken);
+        let deleted = Instant::now();
         delete(&self.pods, &name).await?;
+        let end = milliseconds(deleted.elapsed());
+        if let Some(clone) = &self.clone {
+            clone.claims.delete(&name, &DeleteParams::default()).await?;
+        }
         std::fs::remove_dir_all(&tree)
             .with_context(|| format!("failed to remove `{}`", tree.display()))?;
-        taken
+        Ok(Life { start: taken?, end })
     }
 
     async fn start(&self, pod: &Pod, file: &Path, status: Option<Status>) -> anyhow::Result<f64> {
@@ -101,6 +156,9 @@ impl Floor {
         let mut told = status.is_none();
         let mut there = false;
         let start = Instant::now();
+        if let Some(clone) = &self.clone {
+            clone.make(pod).await?;
+        }
         self.pods.create(&PostParams::default(), pod).await?;
         loop {
             there = there || file.exists();
@@ -117,6 +175,26 @@ impl Floor {
                     None => bail!("the watch ended"),
                 }
             }
+        }
+    }
+}
+
+impl Cloning {
+    /// Makes the claim of a pod, and waits until it is bound: a pod that comes before is put off by
+    /// the scheduler, for longer.
+    async fn make(&self, pod: &Pod) -> anyhow::Result<()> {
+        let name = pod.name_any();
+        let mut claim = self.claim.clone();
+        claim.metadata.name = Some(name.clone());
+        // Goes with the runner pod also when this run is cut off.
+        claim.metadata.owner_references = pod.metadata.owner_references.clone();
+        self.claims.create(&PostParams::default(), &claim).await?;
+        loop {
+            let status = self.claims.get(&name).await?.status;
+            if status.and_then(|status| status.phase).as_deref() == Some("Bound") {
+                return Ok(());
+            }
+            tokio::time::sleep(CLAIM_GLANCE).await;
         }
     }
 }

@@ -56,7 +56,12 @@ impl Hook {
             role,
             ..Options::default()
         };
-        let runner = Runner::start(cluster, &options).await?;
+        Self::with(cluster, &options).await
+    }
+
+    /// The same in a runner pod of another kind.
+    pub async fn with(cluster: &Cluster, options: &Options) -> anyhow::Result<Self> {
+        let runner = Runner::start(cluster, options).await?;
         match Self::sit_down(&runner).await {
             Ok((seat, layout, job)) => {
                 let env = hook_environment(&seat, &layout, &job, &runner.name);

@@ -116,7 +116,7 @@ impl Bench<'_> {
         let status = (!services.is_empty()).then_some(floor::all_ready as Status);
         let (mut floors, mut calls) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
-            floors.push(floor.measure(status).await?);
+            floors.push(floor.measure(status).await?.start);
             calls.push(self.hook.prepare_job(services).await?);
             cleanups.push(self.end_job().await?);
         }
@@ -174,7 +174,7 @@ impl Bench<'_> {
         for _ in 0..self.runs {
             // Not to the end of a pod that runs the program itself: the API server tells that a
             // second later, and would be an easy floor.
-            floors.push(floor.measure(None).await?);
+            floors.push(floor.measure(None).await?.start);
             calls.push(self.hook.run_container_step(program).await?);
             self.no_actions().await?;
         }

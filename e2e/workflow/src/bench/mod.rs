@@ -12,9 +12,12 @@
 //! ```
 
 pub mod agent;
+mod clones;
 mod copies;
 mod floor;
+mod generations;
 mod hook;
+mod lines;
 mod measures;
 mod seat;
 pub mod table;
@@ -37,6 +40,10 @@ pub enum Group {
     Idle,
     /// A runner that shares no volume with its jobs.
     Copies,
+    /// Clones of small and large parents.
+    Clones,
+    /// One line, promoted again and again.
+    Generations,
 }
 
 /// A run of the benchmarks.
@@ -44,14 +51,17 @@ pub(crate) struct Bench<'a> {
     cluster: Cluster,
     hook: Hook,
     runs: usize,
+    full: bool,
     show: &'a mut dyn FnMut(&str),
     rows: Vec<Row>,
 }
 
-/// Measures these groups, each pair `runs` times, and shows rows as they come.
+/// Measures these groups, each pair `runs` times, and shows rows as they come. `full` is for what
+/// takes very long.
 pub async fn run(
     groups: &[Group],
     runs: usize,
+    full: bool,
     show: &mut dyn FnMut(&str),
 ) -> anyhow::Result<Vec<Row>> {
     anyhow::ensure!(runs > 0, "nothing is measured in 0 runs");
@@ -62,6 +72,7 @@ pub async fn run(
         cluster,
         hook,
         runs,
+        full,
         show,
         rows: Vec::new(),
     };
@@ -84,6 +95,12 @@ impl Bench<'_> {
         }
         if groups.contains(&Group::Copies) {
             self.copies().await?;
+        }
+        if groups.contains(&Group::Clones) {
+            self.clones().await?;
+        }
+        if groups.contains(&Group::Generations) {
+            self.generations().await?;
         }
         let of_one_job = [Group::Steps, Group::Logs, Group::Idle];
         if !groups.iter().any(|group| of_one_job.contains(group)) {

@@ -16,6 +16,8 @@ pub enum Judged {
     /// The median of the differences to the floor measured just before: a
     /// drift of the machine is in both.
     Excess,
+    /// The median of ours over that of the floor.
+    Ratio,
 }
 
 /// The budget of a row.
@@ -181,6 +183,7 @@ impl Row {
             Judged::Ours => median(&self.ours),
             Judged::Largest => self.ours.iter().copied().fold(f64::NAN, f64::max),
             Judged::Excess => median(&self.differences()),
+            Judged::Ratio => median(&self.ours) / median(&self.floor),
         }
     }
 
@@ -255,11 +258,12 @@ pub fn shown(row: &Row) -> String {
     };
     let over = match row.judged {
         Judged::Excess => format!("{:+}", Short(row.value())),
+        Judged::Ratio => format!("x {:.2}", row.value()),
         Judged::Ours | Judged::Largest => none.clone(),
     };
     let ours = match row.judged {
         Judged::Largest => row.value(),
-        Judged::Ours | Judged::Excess => median(&row.ours),
+        Judged::Ours | Judged::Excess | Judged::Ratio => median(&row.ours),
     };
     let (goal, limit) = row.budget.map_or((none.clone(), none), |budget| {
         let sign = if budget.least { "≥ " } else { "≤ " };
@@ -321,6 +325,18 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]).to_string(), "2");
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).to_string(), "2.5");
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn a_ratio_is_of_the_medians() {
+        let row = |ours: f64| {
+            Row::over("x", "ms", vec![100.0, 90.0, 2000.0], vec![ours; 2])
+                .judged(Judged::Ratio)
+                .within(Budget::most(1.2))
+        };
+        assert_eq!(row(120.0).verdict(), Verdict::Good);
+        assert_eq!(row(121.0).verdict(), Verdict::Missed);
+        assert!(shown(&row(121.0)).contains("x 1.21"));
     }
 
     #[test]

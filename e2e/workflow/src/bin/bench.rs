@@ -18,20 +18,23 @@ struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "jobs,steps,logs,idle,copies"
+        default_value = "jobs,steps,logs,idle,copies,clones,generations"
     )]
     only: Vec<Group>,
     /// How often each pair of floor and ours is measured.
     #[arg(long, default_value_t = 10)]
     runs: usize,
+    /// Have the large parent of clones hold 5 GB, and the line 200 generations.
+    #[arg(long)]
+    full: bool,
     /// Where all samples go, as JSON; `bench.json` in the cluster's state directory by default.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { only, runs, json } = Arguments::parse();
-    match measure(&only, runs, json) {
+    let arguments = Arguments::parse();
+    match measure(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -41,11 +44,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(only: &[Group], runs: usize, json: Option<PathBuf>) -> anyhow::Result<bool> {
+fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
+    let Arguments {
+        only, runs, full, ..
+    } = arguments;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let rows = runtime.block_on(bench::run(only, runs, &mut say))?;
+    let rows = runtime.block_on(bench::run(only, *runs, *full, &mut say))?;
+    let json = arguments.json.clone();
     let path = json.unwrap_or_else(|| Paths::new().state.join("bench.json"));
     let text = serde_json::to_string_pretty(&table::json(&rows))?;
     std::fs::write(&path, text + "\n")
