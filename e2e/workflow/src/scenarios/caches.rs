@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
 use super::lines::{Lines, said, with_lines};
@@ -14,6 +14,8 @@ use crate::harness::runner::Runner;
 const AT_ONCE: usize = 10;
 /// As many as there are pods for on a node, runners and jobs, with room for what else is there.
 const MANY: usize = 50;
+/// So many of them start at a time: only their ends are to fall together.
+const STARTING: usize = 5;
 
 /// What each promotion has to pass.
 const VERIFY: (&str, &str) = ("keep: 3", "keep: 3\n      verify: test -d /CONAN_HOME");
@@ -123,14 +125,12 @@ fn raced(stage: Arc<Stage>, jobs: usize) -> Acting {
 
 async fn race(lines: &Lines<'_>, jobs: usize, generation: u64) -> anyhow::Result<()> {
     let cluster = &lines.stage.cluster;
-    let started = (0..jobs).map(|_| lines.runner());
-    let runners = try_join_all(started).await?;
+    let runners: Vec<Runner> = stream::iter(0..jobs)
+        .map(|_| waiting(lines))
+        .buffer_unordered(STARTING)
+        .try_collect()
+        .await?;
     let raced = async {
-        let wait = "echo ready; until [ -e go ]; do sleep 0.1; done; rm go";
-        for runner in &runners {
-            runner.submit(&lines.job(&json!([{"run": wait}]), &json!({})))?;
-        }
-        try_join_all(runners.iter().map(|runner| runner.await_log("ready"))).await?;
         let name = lines.name();
         for runner in &runners {
             let workspace = runner.path(&format!("/home/runner/_work/{name}/{name}"));
@@ -162,5 +162,23 @@ async fn race(lines: &Lines<'_>, jobs: usize, generation: u64) -> anyhow::Result
         (won, lost) == (1, jobs - 1),
         "{won} of {jobs} jobs promoted generation {generation}, {lost} were told that another was"
     );
+    let entry = lines.entry(None).await?;
+    let generations = entry["generations"].as_array().map_or(0, Vec::len);
+    ensure!(
+        entry["current"] == generation && u64::try_from(generations)? == generation,
+        "after {generation} rounds the line has {entry}"
+    );
     lines.await_no_orphan().await
+}
+
+/// A runner whose job has its clone, and waits for the file `go`.
+async fn waiting(lines: &Lines<'_>) -> anyhow::Result<Runner> {
+    let wait = "echo ready; until [ -e go ]; do sleep 0.1; done; rm go";
+    let runner = lines.runner().await?;
+    runner.submit(&lines.job(&json!([{"run": wait}]), &json!({})))?;
+    let begun = runner.await_log("ready").await;
+    if begun.is_err() {
+        lines.stage.keep(runner.log());
+    }
+    begun.map(|()| runner)
 }

@@ -84,10 +84,19 @@ async fn live(lines: &Lines<'_>) -> anyhow::Result<()> {
     call(stage, &["cache", "taint", &main, "3", "--reason", "a test"]).await?;
     call(stage, &["cache", "rollback", &main]).await?;
     let back = json!([{"run": "test -e /CONAN_HOME/2 && test ! -e /CONAN_HOME/3"}]);
-    let outcome = lines
-        .run(back, json!({"github": {"event_name": "workflow_run"}}))
-        .await?;
+    let never = json!({"github": {"event_name": "workflow_run"}});
+    let outcome = lines.run(back.clone(), never.clone()).await?;
     said(&outcome, &format!("clone of {main} generation 2"))?;
+    // A copy that hangs on no other, which jobs do not tell from it.
+    call(
+        stage,
+        &["cache", "rebase", &main, "--image", "alpine:latest"],
+    )
+    .await?;
+    let outcome = lines.run(back, never).await?;
+    said(&outcome, &format!("clone of {main} generation 4"))?;
+    let entry = lines.entry(Some("_")).await?;
+    ensure!(entry["generations"][3]["depth"] == 0, "{entry}");
     let collected = call(stage, &["gc", "--grace", "0s", "--output", "json"]).await?;
     ensure!(collected.contains(r#""kind": "snapshot""#), "{collected}");
     // The last job's clone goes with its pod.

@@ -51,7 +51,7 @@ async fn live(lines: &Lines<'_>) -> anyhow::Result<()> {
     let init = ["init", "--size", "64Mi", "--class", "openebs-zfspv"];
     cache(&[&init[..], &image[..], &["--", "sh", "-ec", fill]].concat()).await?;
     cache(&["clone", "--name", MINE]).await?;
-    let found = inside(stage, MINE, "cat /v/f /v/owner; echo second >/v/f").await?;
+    let found = inside(stage, MINE, "cat f owner; echo second >f").await?;
     ensure!(found == "first\n1001:1001", "the clone holds {found:?}");
     // Someone still has it.
     let Err(refusal) = cache(&["delete"]).await else {
@@ -75,7 +75,7 @@ async fn live(lines: &Lines<'_>) -> anyhow::Result<()> {
         "{rebased}"
     );
     cache(&["clone", "--name", "verbs-copy"]).await?;
-    let found = inside(stage, "verbs-copy", "cat /v/f").await?;
+    let found = inside(stage, "verbs-copy", "cat f").await?;
     ensure!(found == "second", "the copy holds {found:?}");
     claims(stage)
         .delete("verbs-copy", &DeleteParams::default())
@@ -240,25 +240,19 @@ async fn removed(stage: &Stage, claim: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a command prints in a pod that mounts the claim at `/v`, as the jobs' user.
+/// What a command prints in the shipped pod for dev containers, with this claim.
 async fn inside(stage: &Stage, claim: &str, script: &str) -> anyhow::Result<String> {
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": LOOKER},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": false,
-            "securityContext": {
-                "runAsUser": 1001, "runAsGroup": 1001,
-                "fsGroup": 1001, "fsGroupChangePolicy": "OnRootMismatch",
-            },
-            "containers": [{
-                "name": "look", "image": "alpine:latest",
-                "command": ["sh", "-ec", format!("{{ {script}; }} >/dev/termination-log")],
-                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
-            }],
-            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    }))?;
+    let path = stage.cluster.paths.template("dev-container.yaml");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    let mut pod: Value = serde_saphyr::from_str(&text)?;
+    pod["metadata"]["name"] = json!(LOOKER);
+    // What a person puts there, but for the command.
+    pod["spec"]["containers"][0]["image"] = json!("alpine:latest");
+    pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = json!(claim);
+    let script = format!("cd $CONAN_HOME && {{ {script}; }} >/dev/termination-log");
+    pod["spec"]["containers"][0]["command"] = json!(["sh", "-ec", script]);
+    let pod: Pod = serde_json::from_value(pod)?;
     let pods = pods(stage);
     pods.create(&PostParams::default(), &pod).await?;
     let found = tokio::time::timeout(LOOK, ended(&pods)).await;
