@@ -103,6 +103,13 @@ impl ClusterError {
         matches!(self, Self::Refused { code: 403, .. })
     }
 
+    /// An admission policy does not let this account touch the object: such a denial is an invalid
+    /// request, which a deletion is for no other reason.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        matches!(self, Self::Refused { act, code: 422, .. } if act.attempt.verb == "delete")
+    }
+
     /// There is no such object, or the cluster does not know its kind.
     #[must_use]
     pub fn is_unknown(&self) -> bool {

@@ -29,24 +29,33 @@ pub struct Gone {
     pub why: String,
 }
 
-/// Deletes what is left of a kept job, which has left the ledger.
+/// Deletes what is left of a kept job, which has left the ledger. What still is its runner's goes with
+/// that: the admission policy lets no other touch it.
 pub async fn delete(cluster: &Cluster, entry: &Entry) -> Result<(), ClusterError> {
     let uid = Some(entry.pod_uid.as_str());
-    cluster
-        .delete::<Pod>(&entry.pod, uid, Some(POD_GRACE))
-        .await?;
+    remove::<Pod>(cluster, &entry.pod, uid, Some(POD_GRACE)).await?;
     if entry.mode == Mode::Volumes {
         let name = twin::name(&entry.id);
-        cluster.delete::<Pod>(&name, None, Some(POD_GRACE)).await?;
-        cluster.delete::<ConfigMap>(&name, None, None).await?;
+        remove::<Pod>(cluster, &name, None, Some(POD_GRACE)).await?;
+        remove::<ConfigMap>(cluster, &name, None, None).await?;
     }
     for claim in &entry.claims {
         let uid = Some(claim.uid.as_str());
-        cluster
-            .delete::<PersistentVolumeClaim>(&claim.name, uid, None)
-            .await?;
+        remove::<PersistentVolumeClaim>(cluster, &claim.name, uid, None).await?;
     }
     Ok(())
+}
+
+async fn remove<K: Known>(
+    cluster: &Cluster,
+    name: &str,
+    uid: Option<&str>,
+    grace: Option<u32>,
+) -> Result<(), ClusterError> {
+    match cluster.delete::<K>(name, uid, grace).await {
+        Err(error) if !error.is_protected() => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// What is there of kept jobs.
