@@ -46,7 +46,8 @@ impl Leftovers {
         (self.pods.len(), self.secrets.len())
     }
 
-    /// Whether the pod of that name runs and is not about to go.
+    /// Whether the pod of that name runs and is not about to go. A node may tell of a start later than a
+    /// short job is over, so it counts as running until it has ended.
     #[must_use]
     pub fn has_running(&self, name: &str) -> bool {
         self.pods.iter().any(|pod| {
@@ -56,7 +57,7 @@ impl Leftovers {
                 .and_then(|status| status.phase.as_deref());
             pod.metadata.name.as_deref() == Some(name)
                 && pod.metadata.deletion_timestamp.is_none()
-                && phase == Some("Running")
+                && !matches!(phase, Some("Failed" | "Succeeded"))
         })
     }
 
