@@ -22,6 +22,7 @@
 //! | work claim, clones of caches | [`LABEL`] | none | the ledger |
 //! | the manifest of an equal pod (`retain-mode: volumes`) | [`LABEL`] | none | its name |
 
+mod checkouts;
 pub mod enter;
 pub mod environment;
 pub mod gc;

@@ -7,17 +7,15 @@
 //!
 //! Files are used beneath directory handles, no link is followed, and what is looked at is bounded.
 
-use std::collections::VecDeque;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::tokens;
+use super::{checkouts, tokens};
 use crate::spool::directory::{Directory, FileError};
 use crate::spool::supervisor::end_beneath;
 
@@ -25,10 +23,6 @@ use crate::spool::supervisor::end_beneath;
 const END: Duration = Duration::from_secs(5);
 /// Largest configuration file that is cleaned; a larger one is removed.
 const FILE_LIMIT: u64 = 1024 * 1024;
-/// So many entries of the workspace are looked at for checkouts.
-const ENTRIES: usize = 1_000_000;
-/// So deep below the workspace a checkout is looked for.
-const DEPTH: usize = 6;
 /// So many of each kind are named.
 const NAMED: usize = 50;
 
@@ -181,7 +175,7 @@ impl ScrubArgs {
                 }
             }
             report.clean(&root, ".npmrc", tokens::npm);
-            report.partly |= !checkouts(report, &root);
+            report.partly |= !checkouts::clean(report, &root);
         }
     }
 }
@@ -199,90 +193,12 @@ fn is_of_the_runner(name: &str) -> bool {
     is_guid || name == ".netrc" || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Cleans every checkout below the workspace, nearest first. `false` when there was more to look at.
-fn checkouts(report: &mut Report, root: &Directory) -> bool {
-    let mut queue = VecDeque::from([Vec::<String>::new()]);
-    let mut left = ENTRIES;
-    while let Some(path) = queue.pop_front() {
-        let Some(directory) = descend(root, &path) else {
-            continue;
-        };
-        for name in directories(&directory, &mut left) {
-            if name == ".git" {
-                if let Ok(git) = directory.descend(&name) {
-                    repository(report, &git, &mut left, DEPTH);
-                }
-            } else if path.len() < DEPTH {
-                let mut below = path.clone();
-                below.push(name);
-                queue.push_back(below);
-            }
-        }
-        if left == 0 {
-            return false;
-        }
-    }
-    true
-}
-
-/// Cleans the configuration of a repository, and of those in it: submodules and work trees.
-fn repository(report: &mut Report, git: &Directory, left: &mut usize, depth: usize) {
-    for name in ["config", "config.worktree"] {
-        report.clean(git, name, tokens::git);
-    }
-    for name in ["modules", "worktrees"] {
-        if let Ok(inner) = git.descend(name) {
-            inner_repositories(report, &inner, left, depth);
-        }
-    }
-}
-
-fn inner_repositories(report: &mut Report, at: &Directory, left: &mut usize, depth: usize) {
-    if depth == 0 {
-        return;
-    }
-    for name in directories(at, left) {
-        let Ok(inner) = at.descend(&name) else {
-            continue;
-        };
-        if inner.has("config") || inner.has("config.worktree") || inner.has("HEAD") {
-            repository(report, &inner, left, depth - 1);
-        } else {
-            // A submodule's name may hold slashes.
-            inner_repositories(report, &inner, left, depth - 1);
-        }
-    }
-}
-
-fn descend(root: &Directory, path: &[String]) -> Option<Directory> {
+pub(super) fn descend(root: &Directory, path: &[String]) -> Option<Directory> {
     let mut at = root.again().ok()?;
     for name in path {
         at = at.descend(name).ok()?;
     }
     Some(at)
-}
-
-/// Names of the directories in one, not of links to some.
-fn directories(directory: &Directory, left: &mut usize) -> Vec<String> {
-    let Ok(entries) = rustix::fs::Dir::read_from(directory) else {
-        return Vec::new();
-    };
-    let mut names = Vec::new();
-    for entry in entries.flatten() {
-        if *left == 0 {
-            break;
-        }
-        *left -= 1;
-        let kind = entry.file_type();
-        if let (FileType::Directory | FileType::Unknown, Ok(name)) =
-            (kind, entry.file_name().to_str())
-            && name != "."
-            && name != ".."
-        {
-            names.push(name.to_owned());
-        }
-    }
-    names
 }
 
 impl Report {
@@ -334,7 +250,12 @@ impl Report {
     }
 
     /// Takes the tokens out of a file, which is removed when that cannot be done.
-    fn clean(&mut self, directory: &Directory, name: &str, of: fn(&str) -> Option<String>) {
+    pub(super) fn clean(
+        &mut self,
+        directory: &Directory,
+        name: &str,
+        of: fn(&str) -> Option<String>,
+    ) {
         match cleaned(directory, name, of) {
             Ok(false) => {}
             Ok(true) => Self::note(&mut self.cleaned, &mut self.more, directory, name),
