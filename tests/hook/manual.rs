@@ -15,7 +15,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Verbs whose examples are run, against the fake API server where they ask one. Those of others
 /// must be understood.
-const RUN: [&str; 5] = ["doctor", "render", "rbac", "completions", "man"];
+const RUN: [&str; 6] = ["doctor", "render", "rbac", "completions", "man", "gc"];
+/// The same of those that are about kept jobs; to enter one takes a job, as `retained::people` has it.
+const RUN_OF_RETAINED: [&str; 4] = ["list", "logs", "extend", "delete"];
 
 fn call(runner: &Runner, arguments: &[&str]) -> Output {
     Command::new(BINARY)
@@ -70,10 +72,36 @@ fn cluster() -> Runner {
     runner
 }
 
+/// The kept job of the examples.
+fn keep_one(runner: &Runner) {
+    let pod = "conan-zfs-abcde-runner-fghij-workflow";
+    let metadata = json!({"name": pod, "uid": "kept", "labels": {"arc-hook/retained": "3f9a1c2e"}});
+    let spec = json!({"containers": [{"name": "job", "image": "alpine"}]});
+    runner
+        .api
+        .put("pods", json!({"metadata": metadata, "spec": spec}));
+    let entry = json!({
+        "id": "3f9a1c2e", "pod": pod, "podUid": "kept", "mode": "pod", "scaleSet": "conan-zfs",
+        "repository": "octo/demo", "runUrl": "https://github.com/octo/demo/actions/runs/42/attempts/1",
+        "run": "42.1", "job": "build", "reason": "the job failed", "step": "__run_2", "exit": 3,
+        "script": false, "directory": null, "since": "2026-01-01T00:00:00Z",
+        "expires": "2999-01-01T00:00:00Z", "latest": "2999-01-02T00:00:00Z", "claims": [],
+    });
+    let data = json!({"3f9a1c2e": entry.to_string()});
+    let metadata = json!({"name": "arc-hook-retained", "resourceVersion": "1"});
+    runner
+        .api
+        .put("configmaps", json!({"metadata": metadata, "data": data}));
+}
+
 fn run(runner: &Runner, line: &str) {
     let words = words(line);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if RUN.contains(&words[0]) {
+    let of_retained = words[0] == "retained" && RUN_OF_RETAINED.contains(&words[1]);
+    if of_retained {
+        keep_one(runner);
+    }
+    if RUN.contains(&words[0]) || of_retained {
         let output = call(runner, &words);
         assert!(output.status.success(), "{line}: {output:?}");
     } else {
