@@ -5,19 +5,19 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Role as Account};
 
 /// Grants the one for caches; Role and binding are called `name`.
 pub async fn caches(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
-    shipped(cluster, "cache-rbac.yaml", name).await
+    shipped(cluster, "cache-rbac.yaml", name, Account::Shipped).await
 }
 
-/// Grants the one for kept jobs.
-pub async fn retained(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
-    shipped(cluster, "retain-rbac.yaml", name).await
+/// Grants the one for kept jobs to the runners of this Role.
+pub async fn retained(cluster: &Cluster, name: &str, to: Account) -> anyhow::Result<()> {
+    shipped(cluster, "retain-rbac.yaml", name, to).await
 }
 
-async fn shipped(cluster: &Cluster, file: &str, name: &str) -> anyhow::Result<()> {
+async fn shipped(cluster: &Cluster, file: &str, name: &str, to: Account) -> anyhow::Result<()> {
     let path = cluster.paths.template(file);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("failed to read `{}`", path.display()))?;
@@ -29,7 +29,7 @@ async fn shipped(cluster: &Cluster, file: &str, name: &str) -> anyhow::Result<()
             cluster.apply(&role).await?;
         } else {
             object["roleRef"]["name"] = json!(name);
-            object["subjects"][0]["name"] = json!(cluster.service_account());
+            object["subjects"][0]["name"] = json!(to.account());
             let binding: RoleBinding = serde_json::from_value(object)?;
             cluster.apply(&binding).await?;
         }

@@ -19,6 +19,8 @@ use crate::runner::guid::guid;
 /// How long a runner pod may take to start.
 const START: Duration = Duration::from_mins(2);
 const GLANCE: Duration = Duration::from_millis(20);
+/// ARC's label of the scale set.
+const SCALE_SET: &str = "actions.github.com/scale-set-name";
 
 /// How a runner pod differs from the shipped values.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct Options {
     pub variables: Vec<(String, String)>,
     /// Pull secrets of the runner pod.
     pub pull_secrets: Vec<String>,
+    /// Another scale set, by name.
+    pub scale_set: Option<String>,
     /// Another Role, with the values that go with it.
     pub role: Role,
 }
@@ -93,7 +97,10 @@ impl Runner {
         if options.template.is_some() {
             values.rename_config_map(TEMPLATE_MAP, &name);
         }
-        let pod = values.runner_pod(&name, options.role.account())?;
+        let mut pod = values.runner_pod(&name, options.role.account())?;
+        if let Some(set) = &options.scale_set {
+            pod.labels_mut().insert(SCALE_SET.to_owned(), set.clone());
+        }
         let pod = pods
             .create(&PostParams::default(), &pod)
             .await

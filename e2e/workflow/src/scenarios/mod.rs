@@ -232,11 +232,17 @@ pub fn long() -> Vec<Scenario> {
         )
         .within(Duration::from_mins(25))
         .alone(),
+        Scenario::code(
+            "of forty jobs that fail at once five are kept",
+            retained::forty_at_once,
+        )
+        .within(Duration::from_mins(15))
+        .alone(),
     ]
 }
 
 /// That failed jobs stay for people, and not for ever.
-fn kept() -> [Scenario; 5] {
+fn kept() -> [Scenario; 10] {
     [
         Scenario::code(
             "a failed job is kept as it was, but for its secrets, until its time is up",
@@ -244,7 +250,15 @@ fn kept() -> [Scenario; 5] {
         ),
         Scenario::code(
             "a kept job is entered through a terminal, and its step runs again",
-            retained::entered,
+            retained::through_a_terminal,
+        ),
+        Scenario::code(
+            "a kept job whose image has no shell is entered by its own programs",
+            retained::without_a_shell,
+        ),
+        Scenario::code(
+            "a failed job that shared no volume is kept, entered and mended",
+            retained::nothing_shared,
         ),
         Scenario::code("a cancelled job is kept on request", retained::cancelled),
         Scenario::code(
@@ -253,9 +267,23 @@ fn kept() -> [Scenario; 5] {
         ),
         Scenario::code(
             "of ten jobs that fail at once five are kept",
-            retained::bounds,
+            retained::ten_at_once,
         )
         .within(Duration::from_mins(6)),
+        Scenario::code(
+            "a repository's kept jobs are bounded over all scale sets",
+            retained::repositories,
+        ),
+        Scenario::code(
+            "a kept job gives its processors back, and the cluster ends it at the last",
+            retained::of_itself,
+        )
+        .within(Duration::from_mins(3)),
+        Scenario::code(
+            "a kept job makes way for one that finds no room",
+            retained::makes_way,
+        )
+        .within(Duration::from_mins(3)),
     ]
 }
 
