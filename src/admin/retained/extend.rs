@@ -50,7 +50,10 @@ impl Extend {
                 }
                 Some(entry.clone())
             });
-            let entry = changed.await?.flatten().context("the job is not kept any more")?;
+            let changed = changed
+                .await?
+                .context("change the ledger of kept jobs: others change it all the time; try again")?;
+            let entry = changed.context("the job is not kept any more")?;
             if wanted > entry.latest {
                 bail!(
                     "keep job `{id}` until {wanted}: the cluster ends it at {} (`arc-hook/retain-max-ttl` \
