@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
 use serde_json::json;
 
 use super::lines::{Lines, said, with_lines};
 use super::{Acting, Stage, judge};
-use crate::harness::runner::Runner;
+use crate::harness::runner::{Options, Runner};
 
 /// How many jobs promote the same line at once.
 const AT_ONCE: usize = 10;
@@ -19,6 +21,54 @@ const STARTING: usize = 5;
 
 /// What each promotion has to pass.
 const VERIFY: (&str, &str) = ("keep: 3", "keep: 3\n      verify: test -d /CONAN_HOME");
+
+/// The template that the founding document ends with.
+const FOUNDING: &str = include_str!("../../../../src/pod/tests/templates/founding.yaml");
+
+/// That template as it is: the cluster itself clones its parent for the job's pod, with which the clone
+/// comes and goes, and nothing is chosen or promoted.
+pub fn founding(stage: Arc<Stage>) -> Acting {
+    Box::pin(async move {
+        let job = json!({
+            "name": "The founding document's",
+            "container": {"image": "alpine:latest"},
+            "steps": [{"run": "grep \" $CONAN_HOME \" /proc/mounts; touch $CONAN_HOME/built; \
+                               echo ready; until [ -e go ]; do sleep 0.1; done; rm go"}],
+        });
+        let looks = async |runner: &Runner| {
+            runner.await_log("ready").await?;
+            let pod = stage.cluster.api::<Pod>().get(&runner.job_pod()).await?;
+            let labels = pod.labels().get("labeled-by").map(String::as_str);
+            ensure!(
+                labels == Some("extension"),
+                "the pod is labelled {labels:?}"
+            );
+            let name = format!("{}-conan-home", runner.job_pod());
+            let claim = stage
+                .cluster
+                .api::<PersistentVolumeClaim>()
+                .get(&name)
+                .await?;
+            let owner = claim.owner_references().first().map(|one| &one.name);
+            ensure!(
+                owner == Some(&runner.job_pod()),
+                "its claim is of {owner:?}"
+            );
+            let source = claim.spec.and_then(|spec| spec.data_source);
+            let source = source.map(|source| source.name);
+            ensure!(
+                source.as_deref() == Some("gcc12-toolchain-main"),
+                "{source:?}"
+            );
+            std::fs::write(runner.path("/home/runner/_work/demo/demo/go"), "")?;
+            Ok(())
+        };
+        let options = Options::of_template(FOUNDING);
+        let outcome = stage.run_beside(&job.to_string(), &options, looks).await?;
+        ensure!(!outcome.log.contains("Cache "), "a cache is told of");
+        Ok(())
+    })
+}
 
 /// Main promotes, a pull request gets the new generation, and neither it nor a
 /// failing or cancelled job promotes.

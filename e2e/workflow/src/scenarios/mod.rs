@@ -288,8 +288,12 @@ fn kept() -> [Scenario; 10] {
 }
 
 /// That jobs get good clones, and lines good generations.
-fn cached() -> [Scenario; 7] {
+fn cached() -> [Scenario; 8] {
     [
+        Scenario::code(
+            "the founding document's own template works unchanged",
+            caches::founding,
+        ),
         Scenario::code(
             "a cache that Conan finds damaged is not promoted",
             several::verified,
