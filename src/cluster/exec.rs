@@ -3,46 +3,71 @@
 //! The service account's token is read anew by each connection, within a minute of its rotation
 //! (kube-client 5.0, `client/auth`, `TokenFile`); one that stands does not need it any more.
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::{Sink, Stream};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as End;
-use kube::api::{AttachParams, AttachedProcess};
+use kube::Resource as _;
+use kube::api::AttachParams;
 use kube::client::UpgradeConnectionError;
-use kube::core::Status;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use kube::core::{Request, Status};
+use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message};
 
 use super::{Act, Cluster, ClusterError, Instant, failure};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(15);
-/// What may wait in each direction.
+/// Output that waits while something is written.
 const BUFFER: usize = 256 * 1024;
-/// Most that is read of what a program says besides.
-const WORDS: u64 = 4096;
+/// Most that is kept of what a program says besides.
+const WORDS: usize = 4096;
 /// How long what is left of an ended connection may take to be read.
 const REST: Duration = Duration::from_millis(50);
 
 /// How long a program's status may come after its last output.
 const STATUS: Duration = Duration::from_secs(2);
 
+/// The first byte of each message says what it is of
+/// (kubernetes v1.36, `apimachinery/pkg/util/remotecommand/constants.go`).
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ENDED: u8 = 3;
+
 /// How a connection ended: with the program's status, or without one.
 type Ended = Result<End, ()>;
 
+trait Socket:
+    Stream<Item = Result<Message, SocketError>> + Sink<Message, Error = SocketError>
+{
+}
+
+impl<S> Socket for S where
+    S: Stream<Item = Result<Message, SocketError>> + Sink<Message, Error = SocketError>
+{
+}
+
 /// A program that runs in a container. Dropping it breaks the connection, not the program.
+///
+/// Its messages are read from the socket itself: kube's streams cut what goes in into pieces of
+/// 4 KiB, each of which costs the API server and the kubelet as much as a larger one, copy what
+/// comes out twice more, and stay open when the connection breaks (kube-client 5.0,
+/// `api/remote_command.rs`).
 pub struct Exec {
-    /// Its end ends the connection.
-    _process: AttachedProcess,
-    status: Pin<Box<dyn Future<Output = Option<End>>>>,
-    /// The connection has ended, and what was said of the program then. Only this tells of a
-    /// connection that broke: kube leaves the streams open.
+    socket: Pin<Box<dyn Socket>>,
+    /// Output that came while something was written.
+    output: VecDeque<Bytes>,
+    waiting: usize,
+    words: Vec<u8>,
+    /// The connection has ended, and what was said of the program then.
     ended: Option<Ended>,
-    stdin: Box<dyn AsyncWrite + Unpin>,
-    stdout: Box<dyn AsyncRead + Unpin>,
-    stderr: Box<dyn AsyncRead + Unpin>,
 }
 
 impl std::fmt::Debug for Exec {
@@ -63,42 +88,33 @@ impl Cluster {
             .container(container)
             .stdin(true)
             .stdout(true)
-            .stderr(true)
-            .max_stdin_buf_size(BUFFER)
-            .max_stdout_buf_size(BUFFER);
-        let (act, mut process) = self.attach(pod, command, &parameters).await?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (process.stdin(), process.stdout(), process.stderr())
-        else {
-            return Err(ClusterError::Malformed {
-                act,
-                cause: "the exec has no streams".to_owned(),
-            });
+            .stderr(true);
+        let act = self.act("create", "pods/exec", pod);
+        let connected = async {
+            let request = Request::new(Pod::url_path(&(), Some(&self.namespace)))
+                .exec(pod, command, &parameters)
+                .map_err(kube::Error::BuildRequest)?;
+            self.client.connect(request).await
         };
-        let status = process.take_status();
+        let connection = self.connected(act, connected).await?;
         Ok(Exec {
-            status: Box::pin(async { status?.await }),
+            socket: Box::pin(connection.into_stream()),
+            output: VecDeque::new(),
+            waiting: 0,
+            words: Vec::new(),
             ended: None,
-            _process: process,
-            stdin: Box::new(stdin),
-            stdout: Box::new(stdout),
-            stderr: Box::new(stderr),
         })
     }
 
-    /// Starts a program, with the streams that the parameters name.
-    pub(super) async fn attach(
+    /// Waits for a connection to a program.
+    pub(super) async fn connected<T>(
         &self,
-        pod: &str,
-        command: &[String],
-        parameters: &AttachParams,
-    ) -> Result<(Act, AttachedProcess), ClusterError> {
-        let act = self.act("create", "pods/exec", pod);
-        let api = self.api::<Pod>();
-        let begun = api.exec(pod, command.to_vec(), parameters);
+        act: Act,
+        begun: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, ClusterError> {
         let begun = tokio::time::timeout(CONNECT, begun).await;
         let error = match begun {
-            Ok(Ok(process)) => return Ok((act, process)),
+            Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(
                 code,
             )))) => {
@@ -131,51 +147,122 @@ impl Cluster {
 }
 
 impl Exec {
-    /// Writes to the program's standard input.
-    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.ended.is_none() {
-            tokio::select! {
-                written = self.stdin.write_all(bytes) => return written,
-                status = &mut self.status => self.ended = Some(status.ok_or(())),
-            }
+    /// Writes to the program's standard input, all parts in one message.
+    ///
+    /// What comes meanwhile is taken in, for a program that waits for its output to be read may
+    /// read nothing until then.
+    pub async fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+        message.push(STDIN);
+        for part in parts {
+            message.extend_from_slice(part);
         }
-        Err(io::ErrorKind::BrokenPipe.into())
+        let mut message = Some(Message::binary(message));
+        poll_fn(|context| {
+            while self.ended.is_none() && self.waiting < BUFFER {
+                match self.poll_message(context) {
+                    Poll::Ready(taken) => taken?,
+                    Poll::Pending => break,
+                }
+            }
+            if self.ended.is_some() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if message.is_some() {
+                ready!(self.socket.as_mut().poll_ready(context)).map_err(broken)?;
+                if let Some(message) = message.take() {
+                    self.socket.as_mut().start_send(message).map_err(broken)?;
+                }
+            }
+            self.socket.as_mut().poll_flush(context).map_err(broken)
+        })
+        .await
     }
 
-    /// Reads from the program's standard output; 0 at the connection's end. Nothing is lost when
-    /// it is not waited for.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.ended.is_none() {
-            tokio::select! {
-                biased;
-                read = self.stdout.read(buffer) => return read,
-                status = &mut self.status => self.ended = Some(status.ok_or(())),
+    /// Reads from the program's standard output; nothing at the connection's end. Nothing is lost
+    /// when it is not waited for.
+    pub async fn read(&mut self) -> io::Result<Bytes> {
+        poll_fn(|context| {
+            loop {
+                if let Some(bytes) = self.output.pop_front() {
+                    self.waiting -= bytes.len();
+                    return Poll::Ready(Ok(bytes));
+                }
+                if self.ended.is_some() {
+                    return Poll::Ready(Ok(Bytes::new()));
+                }
+                ready!(self.poll_message(context))?;
             }
+        })
+        .await
+    }
+
+    /// Takes one message in.
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let message = match ready!(self.socket.as_mut().poll_next(context)) {
+            Some(Ok(message)) => message,
+            ended => {
+                self.ended = Some(Err(()));
+                return Poll::Ready(match ended {
+                    Some(Err(error)) => Err(broken(error)),
+                    _ => Ok(()),
+                });
+            }
+        };
+        // Pings are answered by the socket itself.
+        let Message::Binary(mut bytes) = message else {
+            return Poll::Ready(Ok(()));
+        };
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(()));
         }
-        let rest = tokio::time::timeout(REST, self.stdout.read(buffer)).await;
-        rest.unwrap_or(Ok(0))
+        match bytes.split_to(1)[0] {
+            STDOUT if !bytes.is_empty() => {
+                self.waiting += bytes.len();
+                self.output.push_back(bytes);
+            }
+            STDERR => {
+                let room = WORDS - self.words.len();
+                self.words
+                    .extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            ENDED => self.ended = Some(serde_json::from_slice(&bytes).map_err(drop)),
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the connection's end, no longer than that.
+    async fn end(&mut self, within: Duration) {
+        let end = poll_fn(|context| {
+            while self.ended.is_none() {
+                // That it broke is its end, too.
+                let _ = ready!(self.poll_message(context));
+            }
+            Poll::Ready(())
+        });
+        let _ = tokio::time::timeout(within, end).await;
     }
 
     /// Whether the program is known to have ended with 0. Its output has ended.
     pub async fn succeeded(&mut self) -> bool {
-        if self.ended.is_none() {
-            let status = tokio::time::timeout(STATUS, &mut self.status).await;
-            self.ended = Some(status.ok().flatten().ok_or(()));
-        }
+        self.end(STATUS).await;
         let status = self.ended.as_ref().and_then(|ended| ended.as_ref().ok());
         status.and_then(|status| status.status.as_deref()) == Some("Success")
     }
 
     /// Why the connection ended, as far as that was said.
     pub async fn last_words(&mut self) -> String {
-        let mut words = Vec::new();
-        let mut stderr = (&mut self.stderr).take(WORDS);
-        let _ = tokio::time::timeout(REST, stderr.read_to_end(&mut words)).await;
-        let words = String::from_utf8_lossy(&words).trim().to_owned();
+        self.end(REST).await;
+        let words = String::from_utf8_lossy(&self.words).trim().to_owned();
         if let Some(Ok(status)) = &self.ended {
             let message = status.message.as_deref().unwrap_or_default();
             return format!("{words} {message}").trim().to_owned();
         }
         words
     }
+}
+
+fn broken(error: impl Display) -> io::Error {
+    io::Error::other(error.to_string())
 }

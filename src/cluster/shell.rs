@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as End;
 use kube::api::{AttachParams, AttachedProcess, TerminalSize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -66,7 +67,10 @@ impl Cluster {
             .max_stdin_buf_size(BUFFER)
             .max_stdout_buf_size(BUFFER)
             .max_stderr_buf_size(BUFFER);
-        let (act, mut process) = self.attach(pod, command, &parameters).await?;
+        let act = self.act("create", "pods/exec", pod);
+        let api = self.api::<Pod>();
+        let begun = api.exec(pod, command.to_vec(), &parameters);
+        let mut process = self.connected(act.clone(), begun).await?;
         let (Some(stdin), Some(stdout)) = (process.stdin(), process.stdout()) else {
             return Err(ClusterError::Malformed {
                 act,

@@ -44,7 +44,6 @@ pub struct Link<'a> {
     api: &'a Api,
     exec: Exec,
     decoder: Decoder,
-    buffer: Vec<u8>,
     heard: Instant,
     pinged: Instant,
 }
@@ -67,7 +66,6 @@ impl<'a> Link<'a> {
             api,
             exec,
             decoder: Decoder::default(),
-            buffer: vec![0; PIECE * 2],
             heard: Instant::now(),
             pinged: Instant::now(),
         })
@@ -78,12 +76,9 @@ impl<'a> Link<'a> {
         let exec = &mut self.exec;
         let header = frame::header(kind, bytes.len());
         let sent = self.api.run(async {
-            tokio::time::timeout(MUTE * 2, async {
-                exec.write(&header).await?;
-                exec.write(bytes).await
-            })
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            tokio::time::timeout(MUTE * 2, exec.write(&[&header, bytes]))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         });
         self.pinged = Instant::now();
         match sent {
@@ -114,10 +109,10 @@ impl<'a> Link<'a> {
                 Ok(None) => {}
                 Err(error) => return Err(LinkError::Refused(error.to_string())),
             }
-            let (exec, buffer) = (&mut self.exec, &mut self.buffer);
+            let exec = &mut self.exec;
             let read = self
                 .api
-                .run(async { tokio::time::timeout(wait, exec.read(buffer)).await });
+                .run(async { tokio::time::timeout(wait, exec.read()).await });
             match read {
                 Err(_) if self.heard.elapsed() >= MUTE => {
                     return Err(LinkError::Lost(format!(
@@ -126,11 +121,11 @@ impl<'a> Link<'a> {
                     )));
                 }
                 Err(_) => return Ok(Event::Nothing),
-                Ok(Ok(count @ 1..)) => {
+                Ok(Ok(bytes)) if bytes.is_empty() => return Err(self.lost("it was closed")),
+                Ok(Ok(bytes)) => {
                     self.heard = Instant::now();
-                    self.decoder.push(&self.buffer[..count]);
+                    self.decoder.push(&bytes);
                 }
-                Ok(Ok(0)) => return Err(self.lost("it was closed")),
                 Ok(Err(error)) => return Err(self.lost(&error.to_string())),
             }
         }
@@ -158,13 +153,12 @@ impl<'a> Link<'a> {
                 Ok(Some(_)) => {}
                 _ => break,
             }
-            let (exec, buffer) = (&mut self.exec, &mut self.buffer);
-            let read = exec.read(buffer);
+            let read = self.exec.read();
             let read = self
                 .api
                 .run(async { tokio::time::timeout(Duration::from_millis(200), read).await });
             match read {
-                Ok(Ok(count @ 1..)) => self.decoder.push(&self.buffer[..count]),
+                Ok(Ok(bytes)) if !bytes.is_empty() => self.decoder.push(&bytes),
                 _ => break,
             }
         }
@@ -202,12 +196,11 @@ impl<'a> Link<'a> {
         }
         let end = Instant::now() + GOODBYE;
         while Instant::now() < end {
-            let (exec, buffer) = (&mut self.exec, &mut self.buffer);
-            let read = exec.read(buffer);
+            let read = self.exec.read();
             let read = self
                 .api
                 .run(async { tokio::time::timeout(GOODBYE, read).await });
-            if !matches!(read, Ok(Ok(1..))) {
+            if !read.is_ok_and(|read| read.is_ok_and(|bytes| !bytes.is_empty())) {
                 return;
             }
         }

@@ -155,16 +155,15 @@ async fn said(
     const LIMIT: usize = 512 * 1024;
     let mut exec = cluster.exec(pod, container, command).await?;
     if !input.is_empty() {
-        exec.write(input).await.context("talk to the job's pod")?;
+        exec.write(&[input]).await.context("talk to the job's pod")?;
     }
     let mut out = Vec::new();
-    let mut buffer = vec![0; 16 * 1024];
     loop {
-        let count = exec.read(&mut buffer).await.context("hear the job's pod")?;
-        if count == 0 {
+        let bytes = exec.read().await.context("hear the job's pod")?;
+        if bytes.is_empty() {
             break;
         }
-        out.extend_from_slice(&buffer[..count]);
+        out.extend_from_slice(&bytes);
         if out.len() > LIMIT {
             bail!("hear the job's pod: it says more than {LIMIT} bytes");
         }
