@@ -92,6 +92,19 @@ fn ended(container: &str, end: &Value) -> Pod {
     }))
 }
 
+/// The container that fills the pod's own volume, and the job's that needs it, end so.
+fn filled_by(filler: &Value, job: &Value) -> Pod {
+    let status = |name: &str, state: &Value| {
+        json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+               "state": state})
+    };
+    pod(json!({
+        "phase": "Running",
+        "conditions": [scheduled()],
+        "containerStatuses": [status("arc-hook-externals", filler), status("job", job)]
+    }))
+}
+
 fn unschedulable(message: &str) -> Pod {
     pod(json!({
         "phase": "Pending",
@@ -194,6 +207,14 @@ pods! {
     a_job_container_whose_node_lost_track_of_it: ended("job",
         &json!({"exitCode": 137, "reason": "ContainerStatusUnknown",
                 "message": "The container could not be located when the pod was terminated"}));
+
+    an_own_volume_that_could_not_be_filled: filled_by(
+        &json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "Error: copy this \
+                program to `/__work/hook/arc-hook`: No space left on device"}}),
+        &json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \
+                \"/__hook/arc-hook\": stat /__hook/arc-hook: no such file or directory"}}));
+    programs_that_could_not_be_copied_beside_a_job: filled_by(
+        &json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}), &json!({"running": {}}));
 
     a_pod_that_fits_no_node_now: unschedulable(
         "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No \

@@ -44,10 +44,7 @@ const ENDED: u8 = 3;
 /// How a connection ended: with the program's status, or without one.
 type Ended = Result<End, ()>;
 
-trait Socket:
-    Stream<Item = Result<Message, SocketError>> + Sink<Message, Error = SocketError>
-{
-}
+trait Socket: Stream<Item = Result<Message, SocketError>> + Sink<Message, Error = SocketError> {}
 
 impl<S> Socket for S where
     S: Stream<Item = Result<Message, SocketError>> + Sink<Message, Error = SocketError>
@@ -152,7 +149,8 @@ impl Exec {
     /// What comes meanwhile is taken in, for a program that waits for its output to be read may
     /// read nothing until then.
     pub async fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let mut message = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+        let mut message =
+            Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
         message.push(STDIN);
         for part in parts {
             message.extend_from_slice(part);

@@ -23,7 +23,7 @@ pub(super) fn judge(pod: &Pod, status: &ContainerStatus, init: bool, counts: boo
         return Judgement::Dead(ended(pod, status, end, init));
     }
     if let Some(why) = &state.waiting {
-        return waiting(pod, status, why, init);
+        return waiting(pod, status, why);
     }
     if state.running.is_some() && (status.ready || init || !counts) {
         return Judgement::Running;
@@ -55,8 +55,16 @@ pub(super) fn end_reason(status: &ContainerStatus) -> &str {
         .unwrap_or_default()
 }
 
-fn kind(init: bool) -> &'static str {
-    if init { "init container" } else { "container" }
+fn kind(pod: &Pod, name: &str) -> &'static str {
+    let spec = pod.spec.as_ref();
+    let mut init = spec
+        .iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
+    if init.any(|found| found.name == name) {
+        "init container"
+    } else {
+        "container"
+    }
 }
 
 fn spec<'p>(pod: &'p Pod, name: &str) -> Option<&'p Container> {
@@ -71,18 +79,13 @@ fn in_template(name: &str) -> String {
     format!("`${name}`")
 }
 
-fn waiting(
-    pod: &Pod,
-    status: &ContainerStatus,
-    why: &ContainerStateWaiting,
-    init: bool,
-) -> Judgement {
+fn waiting(pod: &Pod, status: &ContainerStatus, why: &ContainerStateWaiting) -> Judgement {
     let name = &status.name;
     let message = why.message.as_deref().unwrap_or_default();
     let image = spec(pod, name)
         .and_then(|spec| spec.image.as_deref())
         .unwrap_or(&status.image);
-    let which = format!("{} `{name}`", kind(init));
+    let which = format!("{} `{name}`", kind(pod, name));
     match why.reason.as_deref().unwrap_or_default() {
         // The ordinary way of things.
         "" | "PodInitializing" | "ContainerCreating" => {
@@ -212,7 +215,7 @@ fn ended(
     init: bool,
 ) -> Explanation {
     let name = &status.name;
-    let which = format!("{} `{name}`", kind(init));
+    let which = format!("{} `{name}`", kind(pod, name));
     let said = said(end.message.as_deref());
     match end.reason.as_deref().unwrap_or_default() {
         "OOMKilled" => Explanation::new(
@@ -278,6 +281,10 @@ fn ended(
                     "look for what killed it: the node's memory, or a limit on a parent control group"
                         .to_owned()
                 }
+                (_, name) if crate::pod::fills(name) => {
+                    "see what it says of the node's disk, and that the runner's image is whole"
+                        .to_owned()
+                }
                 (_, "job") => "the job container must stay up for the whole job; look at what it \
                                said last"
                     .to_owned(),
@@ -324,8 +331,8 @@ fn memory_limit(pod: &Pod, name: &str) -> Option<String> {
 }
 
 /// One line about a container.
-pub(super) fn fact(status: &ContainerStatus, init: bool) -> String {
-    let mut line = format!("{} {}: ", kind(init), status.name);
+pub(super) fn fact(pod: &Pod, status: &ContainerStatus) -> String {
+    let mut line = format!("{} {}: ", kind(pod, &status.name), status.name);
     let state = status.state.clone().unwrap_or_default();
     if let Some(end) = state.terminated {
         let _ = write!(

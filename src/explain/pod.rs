@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodCondition, PodS
 
 use super::disruption::{by_pod_reason, by_reason, disruption, node_silent};
 use super::{EVENTS_HINT, Evidence, Explanation, Judgement, container, events, quote, scheduling};
+use crate::pod::{self, names::JOB_CONTAINER};
 
 /// What the hook waits for in a pod.
 #[derive(Debug, Clone, Copy)]
@@ -224,8 +225,8 @@ pub fn facts(pod: &Pod, evidence: &Evidence) -> Vec<String> {
             ));
         }
     }
-    for (state, init) in statuses(&status) {
-        lines.push(container::fact(state, init));
+    for (state, _) in statuses(&status) {
+        lines.push(container::fact(pod, state));
     }
     match evidence {
         Evidence::Events(found) => {
@@ -329,12 +330,17 @@ pub fn all_ready(pod: &Pod, names: &[String]) -> bool {
         .is_some_and(|status| names.iter().all(|name| ready(status, name)))
 }
 
-/// Every container's status; `true` for init containers.
+/// Every container's status; `true` for those whose work the job's container needs to start.
 fn statuses(status: &PodStatus) -> impl Iterator<Item = (&ContainerStatus, bool)> {
     let init = status.init_container_statuses.iter().flatten();
-    let main = status.container_statuses.iter().flatten();
+    let main = || status.container_statuses.iter().flatten();
+    let ran = main().any(|state| {
+        let could_not =
+            ["StartError", "ContainerCannotRun"].contains(&container::end_reason(state));
+        state.name == JOB_CONTAINER && container::started(state) && !could_not
+    });
     init.map(|state| (state, true))
-        .chain(main.map(|state| (state, false)))
+        .chain(main().map(move |state| (state, !ran && pod::fills(&state.name))))
 }
 
 fn all_started(status: &PodStatus, subject: Subject<'_>) -> bool {

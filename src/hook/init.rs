@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -12,6 +13,13 @@ use crate::record::Memory;
 use crate::spool::directory::Directory;
 use crate::spool::tree;
 use crate::transport::relay::EXTERNALS;
+
+/// Lies in a volume from when it is filled until someone has seen that.
+const FILLED: &str = "filled";
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long it may lie there. A kubelet that is busy may be late to look.
+const TAKEN: Duration = Duration::from_mins(1);
 
 /// What to prepare.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -39,14 +47,26 @@ pub enum Init {
         /// Another user than this one writes there
         #[arg(long)]
         open: bool,
+        /// `init await` is waiting for it: stay until it has learnt of it
+        #[arg(long)]
+        awaited: bool,
+        /// The runner's `externals`: copy them too, afterwards
+        #[arg(long)]
+        externals: Option<PathBuf>,
         /// Directories below the work directory
         directories: Vec<PathBuf>,
+    },
+    /// Waits until a pod's own volume has its directories and this program
+    Await {
+        /// Where the volume is
+        #[arg(long)]
+        to: PathBuf,
     },
     /// Copies the runner's programs to a pod's own volume, and leaves word of how that ended
     Programs {
         /// The runner's `externals`
         #[arg(long)]
-        from: PathBuf,
+        externals: PathBuf,
         /// Where the volume is
         #[arg(long)]
         to: PathBuf,
@@ -78,9 +98,24 @@ impl Init {
             Self::Volume {
                 to,
                 open,
+                awaited,
+                externals,
                 directories,
-            } => tree::make_own(&to, open, &directories),
-            Self::Programs { from, to } => programs(&from, &to),
+            } => {
+                tree::make_own(&to, open, &directories)?;
+                if awaited {
+                    Directory::open(&to)?.record(FILLED, b"", 0o644)?;
+                }
+                if let Some(from) = externals {
+                    programs(&from, &to)?;
+                }
+                if awaited {
+                    stay(&to.join(FILLED));
+                }
+                Ok(())
+            }
+            Self::Await { to } => await_volume(&to.join(FILLED)),
+            Self::Programs { externals, to } => programs(&externals, &to),
             Self::Passwd { user, to } => passwd::write(&user, &to),
         }
     }
@@ -95,6 +130,22 @@ fn externals(from: &Path, to: &Path, memory: &Memory) -> anyhow::Result<()> {
     memory
         .note_externals(failure.as_deref())
         .context("note how the copy of the runner's programs ended")
+}
+
+/// Stays until the one that waits for the volume has taken the mark away: it runs in this very
+/// container, and would be killed with it.
+fn stay(mark: &Path) {
+    let end = Instant::now() + TAKEN;
+    while mark.exists() && Instant::now() < end {
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn await_volume(mark: &Path) -> anyhow::Result<()> {
+    while !mark.exists() {
+        std::thread::sleep(LOOK);
+    }
+    fs::remove_file(mark).context("take away the mark of a filled volume")
 }
 
 fn programs(from: &Path, to: &Path) -> anyhow::Result<()> {

@@ -75,8 +75,8 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         ..Default::default()
     };
     let mut pod = manifest::pod(inputs, &sources, &name, spec);
-    manifest::fill(inputs, &sources, user, &shared.directories, true, &mut pod);
     manifest::passwd(inputs, &sources, inputs.nonce, user, &mut pod);
+    manifest::fill(inputs, &sources, user, &shared.directories, true, &mut pod);
     let targets = [vec![target], services.targets].concat();
     let merged = manifest::merge(inputs, &pod, &targets)?;
     let mut pod = merged.pod;

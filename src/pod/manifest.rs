@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, LocalObjectReference, Pod, PodSpec, SecurityContext, VolumeMount,
+    Container, EnvVar, ExecAction, Lifecycle, LifecycleHandler, LocalObjectReference, Pod, PodSpec,
+    SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
@@ -22,10 +23,10 @@ use super::volumes::{self, HOOK, SPOOL, Sources, WORK};
 /// The init container that writes the user's entry for `/etc/passwd`.
 pub const PASSWD_CONTAINER: &str = "arc-hook-passwd";
 
-/// The init container that fills a pod's own volume.
+/// The container that fills a pod's own volume, where that copies no programs or comes before all.
 pub const INIT_CONTAINER: &str = "arc-hook-init";
 
-/// The container that copies the runner's programs beside the job.
+/// The container that fills a pod's own volume, and copies the runner's programs beside the job.
 pub const EXTERNALS_CONTAINER: &str = "arc-hook-externals";
 
 /// The init container into which a container action's files come before its program starts.
@@ -42,6 +43,9 @@ const RUNNER_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
 
 /// Where that container writes.
 const PASSWD_DIR: &str = "/__passwd";
+
+/// Annotation by which `kubectl` knows which container is meant when none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Annotation by which a pod is known as made for this nonce.
 pub const NONCE_ANNOTATION: &str = "arc-hook/nonce";
@@ -181,9 +185,15 @@ pub fn check_volumes(pod: &mut Value) {
     }
 }
 
-/// Fills a pod's own volume: an init container of the runner's image makes its directories and puts
-/// this program there. With `externals` a container beside the job copies the runner's programs,
-/// because no job shall wait for them that does not need them.
+/// Fills a pod's own volume: a container of the runner's image makes its directories and puts this
+/// program there, and with `externals` copies the runner's programs, for which no job shall wait
+/// that does not need them.
+///
+/// It is the pod's first container, and the kubelet starts the next one when the first one's
+/// `postStart` has ended (kubernetes v1.36, `kuberuntime_container.go`, `startContainer`), which is
+/// when the volume is filled. An init container would take a start more, and up to a second until
+/// the kubelet notices its end. It takes one all the same where init containers need the program;
+/// so this comes after all that adds some.
 pub fn fill(
     inputs: &Inputs<'_>,
     sources: &Sources,
@@ -196,8 +206,15 @@ pub fn fill(
         return;
     };
     let text = |path: &Path| path.display().to_string();
-    let container = |name: &str, arguments: Vec<String>| Container {
-        command: Some([vec![text(inputs.program), "init".to_owned()], arguments].concat()),
+    let command = |verb: &[&str]| -> Vec<String> {
+        let words = [text(inputs.program), "init".to_owned()].into_iter();
+        words
+            .chain(verb.iter().map(|&word| word.to_owned()))
+            .chain(["--to".to_owned(), OWN_MOUNT.to_owned()])
+            .collect()
+    };
+    let container = |name: &str, command: Vec<String>| Container {
+        command: Some(command),
         volume_mounts: Some(vec![VolumeMount {
             name: WORK.to_owned(),
             mount_path: OWN_MOUNT.to_owned(),
@@ -205,22 +222,57 @@ pub fn fill(
         }]),
         ..of_runner_image(inputs, name, inputs.identity)
     };
-    let mut arguments = ["volume", "--to", OWN_MOUNT].map(str::to_owned).to_vec();
+    let from = text(&inputs.config.paths.externals);
+    let programs = ["--externals", &from].map(str::to_owned);
+    let mut volume = command(&["volume"]);
     if user.uid() != Some(inputs.identity.uid) {
-        arguments.push("--open".to_owned());
+        volume.push("--open".to_owned());
     }
-    arguments.push(sources.workspace());
-    arguments.extend(directories.iter().map(|path| text(path)));
-    spec.init_containers
-        .get_or_insert_default()
-        .insert(0, container(INIT_CONTAINER, arguments));
+    let directories = std::iter::once(sources.workspace())
+        .chain(directories.iter().map(|path| text(path)))
+        .collect();
+    if let Some(init) = &mut spec.init_containers {
+        init.insert(0, container(INIT_CONTAINER, [volume, directories].concat()));
+        if externals {
+            let command = [command(&["programs"]), programs.to_vec()].concat();
+            spec.containers
+                .push(container(EXTERNALS_CONTAINER, command));
+        }
+        return;
+    }
+    volume.push("--awaited".to_owned());
     if externals {
-        let from = text(&inputs.config.paths.externals);
-        let arguments = ["programs", "--from", &from, "--to", OWN_MOUNT];
-        let arguments = arguments.map(str::to_owned).to_vec();
-        spec.containers
-            .push(container(EXTERNALS_CONTAINER, arguments));
+        volume.extend(programs);
     }
+    let name = if externals {
+        EXTERNALS_CONTAINER
+    } else {
+        INIT_CONTAINER
+    };
+    let first = Container {
+        lifecycle: Some(Lifecycle {
+            post_start: Some(LifecycleHandler {
+                exec: Some(ExecAction {
+                    command: Some(command(&["await"])),
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..container(name, [volume, directories].concat())
+    };
+    spec.containers.insert(0, first);
+    // Whoever names no container means the job's, as where it is the first.
+    pod.metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(DEFAULT_CONTAINER.to_owned(), JOB_CONTAINER.to_owned());
+}
+
+/// Whether a container of that name fills a pod's own volume: without its work no other starts.
+#[must_use]
+pub fn fills(name: &str) -> bool {
+    [INIT_CONTAINER, EXTERNALS_CONTAINER].contains(&name)
 }
 
 /// A container of the runner's image.
@@ -230,6 +282,8 @@ fn of_runner_image(inputs: &Inputs<'_>, name: &str, user: Identity) -> Container
     let image = configured.or(runner);
     Container {
         image: Some(image.unwrap_or_else(|| RUNNER_IMAGE.to_owned())),
+        // The runner's pod has pulled it: to ask the registry again only takes time.
+        image_pull_policy: Some("IfNotPresent".to_owned()),
         security_context: Some(SecurityContext {
             run_as_user: Some(user.uid.into()),
             run_as_group: Some(user.gid.into()),

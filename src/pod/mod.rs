@@ -41,7 +41,7 @@ pub mod names;
 pub use config_map::{TemplateText, template_text};
 pub use error::{SpecError, TemplateError};
 pub use job::job;
-pub use manifest::{FILES_CONTAINER, GATE_CONTAINER, NONCE_ANNOTATION, metadata};
+pub use manifest::{FILES_CONTAINER, GATE_CONTAINER, NONCE_ANNOTATION, fills, metadata};
 pub use plan::{Identity, Inputs, JobFacts, Plan, Service, User};
 pub use runner::{RunnerPod, WorkClaim};
 pub use settings::{RunAs, Settings};

@@ -86,11 +86,11 @@ pub fn container_step(
             ..Default::default()
         },
     );
-    manifest::fill(inputs, &sources, user, &[], false, &mut pod);
     if !supervised {
         manifest::surround(inputs, &sources, user, &mut pod);
     }
     manifest::passwd(inputs, &sources, directories, user, &mut pod);
+    manifest::fill(inputs, &sources, user, &[], false, &mut pod);
     let targets = [Target {
         container: JOB_CONTAINER.to_owned(),
         extensions: vec![JOB_CONTAINER.to_owned()],

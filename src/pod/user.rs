@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::error::SpecError;
-use super::manifest::EXTERNALS_CONTAINER;
+use super::manifest;
 use super::names::JOB_CONTAINER;
 use super::plan::{Identity, Inputs, User};
 use super::settings::RunAs;
@@ -204,7 +204,7 @@ pub(super) fn check(pod: &Value) -> Result<(), SpecError> {
     };
     let of_job = writable(job);
     for other in containers().chain(sidecars) {
-        if other["name"] == JOB_CONTAINER || other["name"] == EXTERNALS_CONTAINER {
+        if other["name"] == JOB_CONTAINER || other["name"].as_str().is_some_and(manifest::fills) {
             continue;
         }
         let Some(other_uid) = user(other).filter(|other| *other != uid) else {

@@ -47,7 +47,8 @@ pub fn manifest(pod: &Pod, id: &str, gone: &[String]) -> Value {
         }
     }
     retain(&mut spec["containers"], |container| {
-        container["name"] == JOB_CONTAINER
+        let name = container["name"].as_str().unwrap_or_default();
+        name == JOB_CONTAINER || crate::pod::fills(name)
     });
     // The image is on the node.
     let is_gone = |secret: &Value| gone.iter().any(|name| secret["name"] == name.as_str());

@@ -55,8 +55,9 @@ fn a_pod_that_ends_while_connections_break_is_the_one_cause() {
         runner.api.count("GET exec") > before + 2
     });
     runner.api.change_pod(JOB_POD, |pod| {
-        pod["status"]["containerStatuses"][0]["state"] =
-            json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let statuses = pod["status"]["containerStatuses"].as_array_mut().unwrap();
+        let job = statuses.iter_mut().find(|status| status["name"] == "job");
+        job.unwrap()["state"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
     });
     let step = runner.finish(hook);
     assert_eq!(step.code, 1, "{step:?}");

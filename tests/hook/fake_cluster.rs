@@ -162,7 +162,7 @@ impl State {
             .position(|word| *word == "--nonce")
             .map(|at| &words[at..]);
         let own = self.own_volume(name);
-        if pod["spec"]["initContainers"][0]["name"] == "arc-hook-init" {
+        if pod["spec"].to_string().contains("\"init\",\"volume\"") {
             Self::fill(&own, pod);
         }
         if let Some(flags @ [_, nonce, ..]) = flags {
@@ -213,12 +213,19 @@ impl State {
                 if container["command"][1] == "supervise" {
                     continue;
                 }
-                let words = container["command"].as_array().unwrap().iter().skip(1);
-                let words = words.map(|word| word.as_str().unwrap());
-                let status = Command::new(BINARY)
-                    .args(words.map(|word| word.replace("/__work", own.to_str().unwrap())))
-                    .status()
-                    .unwrap();
+                let program = |command: &Value| {
+                    let words = command.as_array().unwrap().iter().skip(1);
+                    let words = words.map(|word| word.as_str().unwrap());
+                    let mut program = Command::new(BINARY);
+                    program.args(words.map(|word| word.replace("/__work", own.to_str().unwrap())));
+                    program
+                };
+                let mut main = program(&container["command"]).spawn().unwrap();
+                let hook = &container["lifecycle"]["postStart"]["exec"]["command"];
+                if hook.is_array() {
+                    assert!(program(hook).status().unwrap().success(), "{hook}");
+                }
+                let status = main.wait().unwrap();
                 assert!(status.success(), "{container}");
             }
         }

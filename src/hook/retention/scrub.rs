@@ -155,7 +155,9 @@ async fn said(
     const LIMIT: usize = 512 * 1024;
     let mut exec = cluster.exec(pod, container, command).await?;
     if !input.is_empty() {
-        exec.write(&[input]).await.context("talk to the job's pod")?;
+        exec.write(&[input])
+            .await
+            .context("talk to the job's pod")?;
     }
     let mut out = Vec::new();
     loop {
