@@ -13,6 +13,7 @@ use super::crossing::{
     Break, Crossing, await_acceptance, commit, follow, hello, look_at_signals, rest,
 };
 use super::link::{Link, LinkError};
+use super::parcel::Parcel;
 use super::remote::Remote;
 use super::step_files::{self, Returned};
 use crate::spool::client::{self, Liveness, StepError};
@@ -26,6 +27,14 @@ const ALONE: u32 = 5 * 60;
 const REFRESH: Duration = Duration::from_mins(5);
 /// Pauses between attempts at a connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What stands at the runner's end of a step, whatever becomes of its connections.
+struct End<'e> {
+    returned: &'e Returned<'e>,
+    log: &'e mut dyn Write,
+    signals: &'e Signals,
+    liveness: &'e mut dyn Liveness,
+}
 
 /// What a step left.
 #[derive(Debug)]
@@ -53,16 +62,14 @@ impl Remote<'_> {
 
     fn prepare_once(&self, files: &[(String, PathBuf)], signals: &Signals) -> Result<Ready, Break> {
         let next = Nonce::random().map_err(StepError::Name)?;
+        let parcel = self.pack(&next, files.to_vec(), signals)?;
         let mut link = self.link()?;
         link.send_json(Kind::Begin, &self.begin(None, &next))?;
         let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
         let ready = client::check_ready(hello.ready.to_string().as_bytes(), self.nonce)?;
-        let Some(_lock) = self.lock(Some(signals))? else {
-            return Err(LinkError::Cancelled.into());
-        };
-        let changed = self.send_files(&mut link, &hello, &next, files, signals)?;
+        let packed = self.send_parcel(&mut link, &hello, parcel, signals)?;
         link.expect(Kind::Accepted, Some(signals))?;
-        commit(changed)?;
+        commit(packed.changed)?;
         link.finish();
         Ok(ready)
     }
@@ -102,16 +109,14 @@ impl Remote<'_> {
     ) -> Result<(), Break> {
         let name = || Nonce::random().map_err(StepError::Name);
         let (next, last) = (&name()?, &name()?);
+        let parcel = self.pack(next, files.to_vec(), signals)?;
         let mut link = self.link()?;
         link.send_json(Kind::Begin, &self.begin(None, next))?;
         let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
-        let Some(lock) = self.lock(Some(signals))? else {
-            return Err(LinkError::Cancelled.into());
-        };
-        let changed = self.send_files(&mut link, &hello, next, files, signals)?;
+        let packed = self.send_parcel(&mut link, &hello, parcel, signals)?;
         link.expect(Kind::Accepted, Some(signals))?;
-        commit(changed)?;
-        drop(lock);
+        commit(packed.changed)?;
+        drop(packed.lock);
         let discard = discard.iter().map(|&path| path.to_owned()).collect();
         self.fetch(&mut link, discard, (None, last), returned, signals)?;
         link.finish();
@@ -151,7 +156,13 @@ impl Remote<'_> {
         };
         let held = self.memory.hold_step(&crossing.id)?;
         let returned = Returned::begin(self.config, self.memory.directory(), &crossing.id)?;
-        let ended = self.cross(&mut crossing, &returned, log, signals, liveness);
+        let mut end = End {
+            returned: &returned,
+            log,
+            signals,
+            liveness,
+        };
+        let ended = self.cross(&mut crossing, &mut end);
         for orphan in &crossing.orphans {
             self.memory.forget_step(orphan);
         }
@@ -196,19 +207,12 @@ impl Remote<'_> {
     }
 
     /// Makes connections until one has brought everything.
-    fn cross(
-        &self,
-        crossing: &mut Crossing<'_>,
-        returned: &Returned<'_>,
-        log: &mut dyn Write,
-        signals: &Signals,
-        liveness: &mut dyn Liveness,
-    ) -> Result<Exit, Break> {
+    fn cross(&self, crossing: &mut Crossing<'_>, end: &mut End<'_>) -> Result<Exit, Break> {
         let mut pause = FIRST_PAUSE;
         let mut silent_since = None;
         loop {
             let offset = (crossing.offset, crossing.accepted);
-            let cause = match self.attempt(crossing, returned, log, signals, liveness) {
+            let cause = match self.attempt(crossing, end) {
                 Err(Break::Link(LinkError::Lost(cause))) => cause,
                 ended => return ended,
             };
@@ -217,14 +221,14 @@ impl Remote<'_> {
                 // It came further than the one before.
                 pause = FIRST_PAUSE;
                 silent_since = None;
-                liveness.revived();
+                end.liveness.revived();
             }
-            look_at_signals(crossing, signals, None)?;
+            look_at_signals(crossing, end.signals, None)?;
             if crossing.give_up.is_some() && !crossing.sent {
                 return Err(LinkError::Cancelled.into());
             }
             let silence = silent_since.get_or_insert_with(Instant::now).elapsed();
-            if let Some(death) = liveness.examine(silence) {
+            if let Some(death) = end.liveness.examine(silence) {
                 return Err(StepError::Dead(death).into());
             }
             rest(&mut pause);
@@ -232,21 +236,20 @@ impl Remote<'_> {
     }
 
     /// One connection: from handing the step over, or taking it up again, to its end.
-    fn attempt(
-        &self,
-        crossing: &mut Crossing<'_>,
-        returned: &Returned<'_>,
-        log: &mut dyn Write,
-        signals: &Signals,
-        liveness: &mut dyn Liveness,
-    ) -> Result<Exit, Break> {
+    fn attempt(&self, crossing: &mut Crossing<'_>, end: &mut End<'_>) -> Result<Exit, Break> {
+        let parcel = if crossing.sent {
+            None
+        } else {
+            Some(self.pack_step(crossing, end)?)
+        };
         let mut link = self.link()?;
         link.send_json(Kind::Begin, &self.begin(Some(crossing), &crossing.next))?;
-        let waiting = (!crossing.sent).then_some(signals);
+        let waiting = (!crossing.sent).then_some(end.signals);
         let hello = hello(&link.expect(Kind::Hello, waiting)?.bytes)?;
         if hello.known {
+            drop(parcel);
             crossing.sent = true;
-            await_acceptance(&mut link, crossing, signals)?;
+            await_acceptance(&mut link, crossing, end.signals)?;
         } else if crossing.accepted {
             return Err(StepError::Dead(anyhow::anyhow!(
                 "pod `{}` does not know the step any more that it had begun; a process of the job \
@@ -255,20 +258,33 @@ impl Remote<'_> {
             ))
             .into());
         } else {
-            self.send_step(&mut link, &hello, crossing, returned, signals)?;
+            let parcel = match parcel {
+                Some(parcel) => parcel,
+                None => self.pack_step(crossing, end)?,
+            };
+            self.send_step(&mut link, &hello, crossing, parcel, end.signals)?;
         }
-        let exit = follow(&mut link, crossing, log, signals, liveness)?;
+        let exit = follow(&mut link, crossing, end.log, end.signals, end.liveness)?;
         crossing.exit = Some(exit.clone());
         let scripts = crossing.scripts.iter();
         self.fetch(
             &mut link,
             scripts.map(|name| format!("temp/{name}")).collect(),
             (crossing.give_up, &crossing.last),
-            returned,
-            signals,
+            end.returned,
+            end.signals,
         )?;
         link.finish();
         Ok(exit)
+    }
+
+    fn pack_step(&self, crossing: &Crossing<'_>, end: &End<'_>) -> Result<Parcel, Break> {
+        let mut files = end.returned.sent();
+        for name in &crossing.scripts {
+            files.push((format!("temp/{name}"), self.config.paths.temp.join(name)));
+        }
+        files.extend(self.event());
+        self.pack(&crossing.next, files, end.signals)
     }
 
     fn send_step(
@@ -276,24 +292,17 @@ impl Remote<'_> {
         link: &mut Link<'_>,
         hello: &Hello,
         crossing: &mut Crossing<'_>,
-        returned: &Returned<'_>,
+        parcel: Parcel,
         signals: &Signals,
     ) -> Result<(), Break> {
-        let Some(lock) = self.lock(Some(signals))? else {
-            return Err(LinkError::Cancelled.into());
-        };
-        let mut files = returned.sent();
-        for name in &crossing.scripts {
-            files.push((format!("temp/{name}"), self.config.paths.temp.join(name)));
-        }
-        files.extend(self.event());
-        crossing.pending = self.send_files(link, hello, &crossing.next, &files, signals)?;
+        let packed = self.send_parcel(link, hello, parcel, signals)?;
+        crossing.pending = packed.changed;
         let request = serde_json::to_vec(crossing.request).context("encode the request")?;
         crossing.sent = true;
         link.send(Kind::Request, &request)?;
         // Until the step is accepted nobody else may change the manifest.
         await_acceptance(link, crossing, signals)?;
-        drop(lock);
+        drop(packed.lock);
         Ok(())
     }
 }

@@ -9,68 +9,58 @@ use anyhow::Context as _;
 
 use super::crossing::{Break, WAIT, commit, hello, tell_left};
 use super::link::{Event, Link, LinkError};
+use super::parcel::{Contents, Packed, Parcel};
 use super::remote::Remote;
 use super::step_files::Returned;
 use crate::spool::Nonce;
 use crate::spool::client::StepError;
 use crate::spool::directory::Directory;
 use crate::spool::signals::Signals;
-use crate::transport::changes::{LIMITS, NO_LIMITS, Sender};
-use crate::transport::entry::{Entry, Kind as What};
+use crate::transport::changes::LIMITS;
 use crate::transport::extract::Extractor;
 use crate::transport::frame::{Fetch, Hello, Kind, PIECE, Selection};
-use crate::transport::manifest::Changed;
-use crate::transport::walk::Walk;
 
 /// Most that the runner's workspace may hold: its own files and what came back.
 const TOTAL: u64 = 16 << 30;
 
 impl Remote<'_> {
-    /// Sends what the pod lacks, and `files` besides; what the manifest then is.
-    pub(super) fn send_files(
+    /// Begins to pack what the pod lacks, and `files` besides.
+    pub(super) fn pack(
+        &self,
+        next: &Nonce,
+        files: Vec<(String, PathBuf)>,
+        signals: &Signals,
+    ) -> Result<Parcel, Break> {
+        let Some(lock) = self.lock(Some(signals))? else {
+            return Err(LinkError::Cancelled.into());
+        };
+        let contents = Contents {
+            manifest: self.manifest(),
+            next: next.clone(),
+            sources: self.sources.clone(),
+            files,
+        };
+        Ok(Parcel::pack(contents, lock))
+    }
+
+    /// Sends what was packed, while it is.
+    pub(super) fn send_parcel(
         &self,
         link: &mut Link<'_>,
         hello: &Hello,
-        next: &Nonce,
-        files: &[(String, PathBuf)],
+        parcel: Parcel,
         signals: &Signals,
-    ) -> Result<Option<Changed>, Break> {
-        let manifest = self.manifest();
+    ) -> Result<Packed, Break> {
         if !self.sources.is_empty() {
             self.send_manifest(link, hello.manifest.as_ref())?;
         }
-        let archive = link.archive(signals);
-        let mut out = io::BufWriter::with_capacity(PIECE, archive);
-        let sent = (|| -> io::Result<Option<Changed>> {
-            let mut sender = Sender::new(&mut out);
-            for (name, path) in files {
-                let entry = Entry::bare(What::File, name.clone().into_bytes());
-                sender.file(entry, path, NO_LIMITS)?;
+        while let Some(piece) = parcel.next() {
+            if signals.received().is_some() {
+                return Err(LinkError::Cancelled.into());
             }
-            if !self.sources.is_empty() {
-                sender.note_in(manifest.change(next)?);
-                sender.differences(
-                    &mut manifest.entries()?,
-                    None,
-                    Walk::new(&self.sources, Selection::All),
-                    &self.sources,
-                    NO_LIMITS,
-                )?;
-            }
-            sender.finish()
-        })();
-        match sent {
-            Ok(changed) => Ok(changed),
-            Err(error) => {
-                let (archive, _) = out.into_parts();
-                Err(match archive.failure {
-                    Some(failure) => failure.into(),
-                    None => anyhow::Error::from(error)
-                        .context("copy the runner's files to the job's pod")
-                        .into(),
-                })
-            }
+            link.send(Kind::Archive, &piece)?;
         }
+        Ok(parcel.finish()?)
     }
 
     /// Gives the relay the manifest of the runner, if it has another.

@@ -1,19 +1,19 @@
 //! A connection to the relay in a pod.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::api::Api;
 use crate::cluster::{ClusterError, Exec};
 use crate::spool::signals::Signals;
 use crate::spool::tree::{BINARY, HOOK_MOUNT, SPOOL_MOUNT};
-use crate::transport::frame::{self, Decoder, Frame, Kind, PIECE};
+use crate::transport::frame::{self, Decoder, Frame, Kind};
 
 /// A relay says every second that it is alive.
 const MUTE: Duration = Duration::from_secs(15);
 /// It ends when it has heard nothing for a minute.
 const PING: Duration = Duration::from_secs(5);
-/// How long a relay that has all it needs may take to end.
+/// How long a relay that has all it needs may take to say so.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Why there is no more to come.
@@ -189,59 +189,19 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Tells the relay that all has arrived, and waits for its end.
+    /// Tells the relay that all has arrived, and waits until it has forgotten the step. Its own end
+    /// would be told much later.
     pub fn finish(mut self) {
         if self.send(Kind::Done, &[]).is_err() {
             return;
         }
         let end = Instant::now() + GOODBYE;
-        while Instant::now() < end {
-            let read = self.exec.read();
-            let read = self
-                .api
-                .run(async { tokio::time::timeout(GOODBYE, read).await });
-            if !read.is_ok_and(|read| read.is_ok_and(|bytes| !bytes.is_empty())) {
-                return;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            match self.next(left) {
+                Ok(Event::Frame(frame)) if frame.kind == Kind::Accepted => return,
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
-    }
-
-    /// Where an archive is written to. A signal ends it.
-    pub fn archive<'l>(&'l mut self, signals: &'l Signals) -> Archive<'l, 'a> {
-        Archive {
-            link: self,
-            signals,
-            failure: None,
-        }
-    }
-}
-
-/// An archive on its way to the pod.
-#[derive(Debug)]
-pub struct Archive<'l, 'a> {
-    link: &'l mut Link<'a>,
-    signals: &'l Signals,
-    /// Why it could not be sent.
-    pub failure: Option<LinkError>,
-}
-
-impl Write for Archive<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = &bytes[..bytes.len().min(PIECE)];
-        let sent = match self.signals.received() {
-            Some(_) => Err(LinkError::Cancelled),
-            None => self.link.send(Kind::Archive, piece),
-        };
-        match sent {
-            Ok(()) => Ok(piece.len()),
-            Err(error) => {
-                self.failure = Some(error);
-                Err(io::ErrorKind::ConnectionAborted.into())
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

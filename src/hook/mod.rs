@@ -15,6 +15,7 @@ pub mod liveness;
 mod made;
 pub mod metrics;
 pub mod output;
+mod parcel;
 mod passwd;
 pub mod prepare_job;
 pub mod promotion;

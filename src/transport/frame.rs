@@ -41,7 +41,7 @@ pub enum Kind {
     // From the relay.
     /// [`Hello`], in answer to [`Begin`].
     Hello = b'h',
-    /// The step was handed over: it runs, or ran.
+    /// The step was handed over: it runs, or ran. In answer to [`Self::Done`]: it is forgotten.
     Accepted = b'a',
     /// A piece of the log.
     Log = b'l',

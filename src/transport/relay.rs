@@ -343,6 +343,8 @@ impl Relay<'_> {
                             let _ = std::fs::remove_file(root.join(name));
                         }
                     }
+                    // A hook that does not wait for it has all the same what it needs.
+                    let _ = self.connection.send(Kind::Accepted, &[]);
                     return Ok(());
                 }
                 kind => bail!("talk to the hook: {kind:?} came after the step"),
