@@ -280,7 +280,7 @@ impl Preparation<'_> {
                 room::beside(self.cluster, &plan.name, node, started).await
             });
             match started {
-                Ended::Done(Ok(())) => {}
+                Ended::Done(Ok(())) => tracing::debug!(phase = "pod started"),
                 Ended::Done(Err(error)) => return Ended::Done(Err(error)),
                 Ended::Signal(signal) => return Ended::Signal(signal),
             }
@@ -299,7 +299,10 @@ impl Preparation<'_> {
                 remote.prepare(files.as_slice(), signals, &mut liveness, timeout),
                 signals.received(),
             ) {
-                (Ok(Some(ready)), _) => Ended::Done(Ok((ready, wait.pod().cloned()))),
+                (Ok(Some(ready)), _) => {
+                    tracing::debug!(phase = "files copied in");
+                    Ended::Done(Ok((ready, wait.pod().cloned())))
+                }
                 (Ok(None), signal) => Ended::Signal(signal.unwrap_or_default()),
                 (Err(error), _) => Ended::Done(Err(error)),
             };

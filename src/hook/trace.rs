@@ -18,11 +18,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::output;
 
 /// Every phase that a command marks. Metrics and spans know no other.
-pub const PHASES: [&str; 12] = [
+pub const PHASES: [&str; 13] = [
     "surroundings read",
     "pod planned",
     "caches cloned",
     "pod created",
+    "pod started",
     "pod ready",
     "files copied in",
     "step ended",

@@ -190,6 +190,15 @@ impl Directory {
         Ok(handle.into())
     }
 
+    /// Creates a file that must not exist, for its owner alone until it gets a mode.
+    pub fn create_new(&self, name: impl AsRef<OsStr>) -> Result<File, FileError> {
+        let name = name.as_ref();
+        let mode = Mode::RUSR | Mode::WUSR;
+        let handle = rustix::fs::openat(&self.handle, self.component(name)?, CREATE, mode)
+            .map_err(|errno| self.failure("create", name, errno))?;
+        Ok(handle.into())
+    }
+
     /// Creates a file in place of whatever non-directory bears the name.
     pub fn replace(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<File, FileError> {
         let name = name.as_ref();

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::rc::Rc;
 
 use rustix::fs::{Timespec, Timestamps};
 use thiserror::Error;
@@ -57,7 +58,7 @@ pub struct Extractor {
     kept: Vec<Vec<u8>>,
     buffer: Vec<u8>,
     file: Option<Writing>,
-    open: Vec<(Vec<u8>, Directory)>,
+    open: Vec<(Vec<u8>, Rc<Directory>)>,
     emptied: Vec<Vec<u8>>,
     entries: u64,
     bytes: u64,
@@ -68,7 +69,7 @@ pub struct Extractor {
 #[derive(Debug)]
 struct Writing {
     entry: Entry,
-    parent: Directory,
+    parent: Rc<Directory>,
     /// None for a link, whose target is collected.
     file: Option<File>,
     at: u64,
@@ -217,11 +218,12 @@ impl Extractor {
                     return Err(refused("more bytes than agreed"));
                 }
                 self.close(&entry.path);
-                let parent = self.parent(&above)?.again()?;
-                clear(&parent, &name)?;
-                let file = match entry.kind {
-                    Kind::File => Some(parent.create(&name, entry.mode | 0o200)?),
-                    _ => None,
+                let parent = Rc::clone(self.parent(&above)?);
+                let file = if entry.kind == Kind::File {
+                    Some(create(&parent, &name)?)
+                } else {
+                    clear(&parent, &name)?;
+                    None
                 };
                 self.file = Some(Writing {
                     entry,
@@ -262,7 +264,7 @@ impl Extractor {
     }
 
     /// The directory of that path, made where it is missing.
-    fn parent(&mut self, path: &[u8]) -> Result<&Directory, ExtractError> {
+    fn parent(&mut self, path: &[u8]) -> Result<&Rc<Directory>, ExtractError> {
         let common = self
             .open
             .iter()
@@ -282,7 +284,7 @@ impl Extractor {
                 None => self.roots[name].again()?,
                 Some((_, above)) => above.ensure(OsStr::from_bytes(name), 0o755)?,
             };
-            self.open.push((path[..end].to_vec(), next));
+            self.open.push((path[..end].to_vec(), Rc::new(next)));
             depth = end;
         }
         match self.open.last() {
@@ -380,7 +382,13 @@ impl Writing {
                     last_access: time,
                     last_modification: time,
                 };
-                file.set_len(self.entry.size)
+                let ends_in_a_hole = self.at < self.entry.size;
+                let length = if ends_in_a_hole {
+                    file.set_len(self.entry.size)
+                } else {
+                    Ok(())
+                };
+                length
                     .and_then(|()| {
                         let mode = rustix::fs::Mode::from_raw_mode(self.entry.mode);
                         rustix::fs::fchmod(file, mode)?;
@@ -390,6 +398,17 @@ impl Writing {
             }
         }
         Ok(self.entry)
+    }
+}
+
+/// Creates a file in place of whatever bears the name. Most are new, so that is tried first.
+fn create(parent: &Directory, name: &OsStr) -> Result<File, FileError> {
+    match parent.create_new(name) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            clear(parent, name)?;
+            parent.create_new(name)
+        }
+        done => done,
     }
 }
 
