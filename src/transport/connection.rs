@@ -1,7 +1,7 @@
 //! The pod's end of a step's connection: frames over standard input and output.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write};
+use std::io::{self, IoSlice, Read as _, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -131,20 +131,19 @@ impl Connection {
     /// Sends a frame, waiting for room as long as there is a hook.
     pub(super) fn send(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
         let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(&out, &frame::header(kind, bytes.len()))?;
-        self.write(&out, bytes)
-    }
-
-    fn write(&self, out: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::write(out, bytes) {
-                Ok(count) => bytes = &bytes[count..],
+        let header = frame::header(kind, bytes.len());
+        let mut parts = [IoSlice::new(&header), IoSlice::new(bytes)];
+        // Together: what is written alone is carried to the hook alone.
+        let mut left = &mut parts[..];
+        while !left.is_empty() {
+            match rustix::io::writev(&*out, left) {
+                Ok(count) => IoSlice::advance_slices(&mut left, count),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
                     if self.is_lost() {
                         return Err(io::ErrorKind::ConnectionAborted.into());
                     }
-                    let mut waits = [PollFd::new(out, PollFlags::OUT)];
+                    let mut waits = [PollFd::new(&*out, PollFlags::OUT)];
                     let timeout = Timespec::try_from(BEAT).ok();
                     let _ = rustix::event::poll(&mut waits, timeout.as_ref());
                 }

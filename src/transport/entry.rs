@@ -202,8 +202,13 @@ fn is_plain(path: &[u8]) -> bool {
 /// The order of manifests and archives: a directory before what is in it, and names by their bytes.
 #[must_use]
 pub fn order(one: &[u8], other: &[u8]) -> Ordering {
-    let parts = |path| <[u8]>::split(path, |byte: &u8| *byte == b'/');
-    parts(one).cmp(parts(other))
+    let common = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    match (one.get(common), other.get(common)) {
+        // A name that ends is before one that goes on.
+        (Some(b'/'), Some(_)) => Ordering::Less,
+        (Some(_), Some(b'/')) => Ordering::Greater,
+        (a, b) => a.cmp(&b),
+    }
 }
 
 /// A path for a message: on one line, whatever its bytes are.
@@ -269,6 +274,15 @@ mod tests {
             let mut bytes = Vec::new();
             entry.encode(&mut bytes);
             prop_assert_eq!(Entries::new(bytes.as_slice()).read().unwrap(), Some(entry));
+        }
+
+        #[test]
+        fn paths_are_in_the_order_of_their_names(
+            one in proptest::collection::vec("[!-.0a]{1,3}", 1..4),
+            other in proptest::collection::vec("[!-.0a]{1,3}", 1..4),
+        ) {
+            let paths = [&one, &other].map(|names| names.join("/"));
+            prop_assert_eq!(order(paths[0].as_bytes(), paths[1].as_bytes()), one.cmp(&other));
         }
 
         #[test]

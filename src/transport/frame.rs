@@ -11,8 +11,10 @@ use crate::spool::Nonce;
 
 /// Most that one frame may hold: a request is the largest thing that comes in one piece.
 pub const FRAME_LIMIT: usize = 16 * 1024 * 1024;
-/// Pieces of logs and files.
-pub const PIECE: usize = 32 * 1024;
+/// Pieces of logs and files. With its header one is as long as what runtime, kubelet and API server
+/// read and hand on at a time (Go's `io.Copy`): a longer one would be handed on in two parts, the
+/// second of a few bytes, which costs them as much as the first.
+pub const PIECE: usize = 32 * 1024 - HEADER;
 const HEADER: usize = 5;
 
 /// What a frame holds.
