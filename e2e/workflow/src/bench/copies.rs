@@ -27,10 +27,8 @@ const FILE: usize = 2048;
 const LONG_RUNS: usize = 3;
 const STEPS: usize = 15;
 const LOG: u64 = 512 << 20;
-const SMALL: u64 = 10 << 20;
-const LARGE: u64 = 2 << 30;
 /// Where the files are.
-const FILES: &str = "/home/runner/_work/demo/demo/files";
+pub(super) const FILES: &str = "/home/runner/_work/demo/demo/files";
 /// How long the copy of the runner's programs may take, beside which nothing is measured.
 const EXTERNALS: Duration = Duration::from_mins(1);
 
@@ -55,8 +53,9 @@ impl Bench<'_> {
         for count in COUNTS {
             self.prepares_with(sharing, count).await?;
         }
-        self.streams().await?;
-        self.large_files().await
+        self.large_files().await?;
+        self.many_files().await?;
+        self.streams().await
     }
 
     /// With so many files in the workspace: `prepare_job`, then steps that change none of them.
@@ -186,35 +185,6 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The hook's memory does not grow with what is copied.
-    async fn large_files(&mut self) -> anyhow::Result<()> {
-        let mut peaks = [Vec::new(), Vec::new()];
-        for (bytes, peaks) in [SMALL, LARGE].into_iter().zip(&mut peaks) {
-            let shell = format!(
-                "rm -rf {FILES}; mkdir -p {FILES}; head -c {bytes} /dev/zero > {FILES}/large"
-            );
-            in_shell(&mut self.hook.seat, &shell).await?;
-            let call = self.hook.prepare_job(&[]).await?;
-            peaks.push(call.rss_mb);
-            if bytes == LARGE {
-                let speed = megabytes(bytes) / (call.wall_ms / 1e3);
-                self.tell(Row::ours(
-                    "prepare_job, a file of 2 GB",
-                    "MB/s",
-                    vec![speed],
-                ));
-            }
-            self.end_job().await?;
-        }
-        in_shell(&mut self.hook.seat, &format!("rm -rf {FILES}")).await?;
-        let [small, large] = peaks;
-        self.tell(
-            Row::over("RSS at a file of 2 GB (floor: 10 MB)", "MB", small, large)
-                .within(Budget::most(1.0)),
-        );
-        Ok(())
-    }
-
     /// Waits until the container beside the job has copied the runner's programs.
     async fn externals_are_there(&self) -> anyhow::Result<()> {
         let start = Instant::now();
@@ -321,7 +291,7 @@ impl Bench<'_> {
     }
 }
 
-async fn in_shell(seat: &mut Seat, script: &str) -> anyhow::Result<Measured> {
+pub(super) async fn in_shell(seat: &mut Seat, script: &str) -> anyhow::Result<Measured> {
     let argv = ["/bin/sh", "-ec", script].map(str::to_owned).to_vec();
     let order = Order {
         argv,

@@ -395,7 +395,7 @@ fn cpu(pid: u32) -> anyhow::Result<Duration> {
 }
 
 /// A number behind a label.
-fn field(text: &str, label: &str) -> Option<u64> {
+pub(super) fn field(text: &str, label: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -14,6 +14,7 @@
 pub mod agent;
 mod clones;
 mod copies;
+mod flat;
 mod floor;
 mod generations;
 mod hook;
