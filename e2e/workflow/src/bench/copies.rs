@@ -32,7 +32,7 @@ pub(super) const FILES: &str = "/home/runner/_work/demo/demo/files";
 /// How long the copy of the runner's programs may take, beside which nothing is measured.
 const EXTERNALS: Duration = Duration::from_mins(1);
 
-const STARTING: &str = "two containers more start with such a pod";
+const STARTING: &str = "a container more starts with such a pod";
 const STREAMS: &str = "API server, kubelet and runtime carry each byte on the same cores";
 
 impl Bench<'_> {
