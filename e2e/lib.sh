@@ -12,6 +12,7 @@ REPO_DIR=$(dirname -- "$E2E_DIR")
 STATE=$(realpath -m -- "${ARC_HOOK_E2E_STATE:-/var/lib/arc-hook-e2e}")
 CACHE=$(realpath -m -- "${ARC_HOOK_E2E_CACHE:-$HOME/.cache/arc-hook-e2e}")
 BIN=$CACHE/bin
+RUNTIME_BIN=$CACHE/runtime # of the second node; the first has the machine's own
 STAMPS=$CACHE/stamps
 BUILD_LOG=$CACHE/log   # of builds; outlives `down`
 LOG=$STATE/log         # of daemons

@@ -63,6 +63,18 @@ pub enum Affinity {
     None,
 }
 
+/// How jobs come by the runner's programs, node and the like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Externals {
+    /// Mounted where the runner's node is known to be able to, else copied.
+    #[default]
+    Auto,
+    /// The runner's image is mounted as a volume.
+    Image,
+    /// Copied beside the starting job.
+    Copy,
+}
+
 /// Where the runner keeps its files, on the runner's own file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunnerPaths {
@@ -167,6 +179,8 @@ pub struct Config {
     pub workspace_sync: Selection,
     /// `ARC_HOOK_AFFINITY`.
     pub affinity: Affinity,
+    /// `ARC_HOOK_EXTERNALS`.
+    pub externals: Externals,
     /// Directories of the runner.
     pub paths: RunnerPaths,
     /// The step's file commands.
@@ -232,29 +246,10 @@ impl Config {
                 }
             },
         };
-        let work_volume = choice(
-            "ARC_HOOK_WORK",
-            get("ARC_HOOK_WORK"),
-            "use `auto`, `shared` or `copy`",
-            |text| match text {
-                "auto" => Some(WorkVolume::Auto),
-                "shared" => Some(WorkVolume::Shared),
-                "copy" => Some(WorkVolume::Copy),
-                _ => None,
-            },
-        )?;
+        let work_volume = work_volume(&get)?;
         let workspace_sync = workspace_sync(&get)?;
-        let affinity = choice(
-            "ARC_HOOK_AFFINITY",
-            get("ARC_HOOK_AFFINITY"),
-            "use `required`, `preferred` or `none`",
-            |text| match text {
-                "required" => Some(Affinity::Required),
-                "preferred" => Some(Affinity::Preferred),
-                "none" => Some(Affinity::None),
-                _ => None,
-            },
-        )?;
+        let affinity = affinity(&get)?;
+        let externals = externals(&get)?;
         let metrics = path("ARC_HOOK_METRICS_FILE");
         if let Some(file) = metrics.iter().find(|file| file.starts_with(&paths.work)) {
             return Err(ConfigError::Malformed {
@@ -293,6 +288,7 @@ impl Config {
             work_volume,
             workspace_sync,
             affinity,
+            externals,
             paths,
             file_commands,
             github: Github::read(&get),
@@ -307,6 +303,39 @@ impl Config {
             warnings,
         })
     }
+}
+
+fn work_volume(get: &impl Fn(&str) -> Option<String>) -> Result<WorkVolume, ConfigError> {
+    const NAME: &str = "ARC_HOOK_WORK";
+    let remedy = "use `auto`, `shared` or `copy`";
+    choice(NAME, get(NAME), remedy, |text| match text {
+        "auto" => Some(WorkVolume::Auto),
+        "shared" => Some(WorkVolume::Shared),
+        "copy" => Some(WorkVolume::Copy),
+        _ => None,
+    })
+}
+
+fn affinity(get: &impl Fn(&str) -> Option<String>) -> Result<Affinity, ConfigError> {
+    const NAME: &str = "ARC_HOOK_AFFINITY";
+    let remedy = "use `required`, `preferred` or `none`";
+    choice(NAME, get(NAME), remedy, |text| match text {
+        "required" => Some(Affinity::Required),
+        "preferred" => Some(Affinity::Preferred),
+        "none" => Some(Affinity::None),
+        _ => None,
+    })
+}
+
+fn externals(get: &impl Fn(&str) -> Option<String>) -> Result<Externals, ConfigError> {
+    const NAME: &str = "ARC_HOOK_EXTERNALS";
+    let remedy = "use `auto`, `image` or `copy`";
+    choice(NAME, get(NAME), remedy, |text| match text {
+        "auto" => Some(Externals::Auto),
+        "image" => Some(Externals::Image),
+        "copy" => Some(Externals::Copy),
+        _ => None,
+    })
 }
 
 fn workspace_sync(get: &impl Fn(&str) -> Option<String>) -> Result<Selection, ConfigError> {
@@ -376,6 +405,7 @@ mod tests {
             ("GITHUB_WORKSPACE", ""),
             ("ARC_HOOK_WORK", "fast"),
             ("ARC_HOOK_AFFINITY", "yes"),
+            ("ARC_HOOK_EXTERNALS", "mount"),
             ("ARC_HOOK_WORKSPACE_SYNC", "everything"),
             ("ARC_HOOK_STATE", "/home/runner/_work/state"),
             ("ARC_HOOK_METRICS_FILE", "/home/runner/_work/a.prom"),

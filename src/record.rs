@@ -47,6 +47,9 @@ pub struct JobRecord {
     /// The pod shares no volume with the runner: files are copied.
     #[serde(default)]
     pub copied: bool,
+    /// The runner's programs are mounted out of its image, and need not be waited for.
+    #[serde(default)]
+    pub externals_mounted: bool,
     /// User and group of the job's container, once it has said so.
     pub user: Option<(u32, u32)>,
     /// That user, when it is not left to the image.
@@ -418,6 +421,7 @@ mod tests {
                 working_directory: None,
                 foreign_user: false,
                 copied: false,
+                externals_mounted: false,
                 user: None,
                 forced_user: None,
                 address: None,

@@ -186,6 +186,8 @@ pods! {
         "container has runAsNonRoot and image will run as root (pod: \"runner-1-workflow_ci(1)\", \
          container: job)");
     a_runtime_that_cannot_create_the_container: waiting("CreateContainerError",
+        "failed to reserve container name \"job_runner-1-workflow_ci\": name is reserved");
+    a_runtime_that_cannot_mount_an_image: waiting("CreateContainerError",
         "failed to generate container \"x\" spec: failed to mkdir \"\": mkdir : no such file");
     a_container_that_is_being_created: waiting("ContainerCreating", "");
 

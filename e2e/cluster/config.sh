@@ -143,9 +143,18 @@ write_registry_hosts() {
 # `restrict_oom_score_adj`: without CAP_SYS_RESOURCE the value cannot be lowered, and
 # runc ends with "can't get final child's PID from pipe: EOF".
 write_containerd_config() {
+  mkdir -p "$CONTAINERD_DIR"
+  if ((NODE_NUMBER == 1)); then
+    containerd_1_config
+  else
+    containerd_2_config
+  fi >"$CONTAINERD_DIR/config.toml"
+}
+
+# Debian's, which cannot mount an image as a volume.
+containerd_1_config() {
   local dir=$CONTAINERD_DIR
-  mkdir -p "$dir"
-  cat >"$dir/config.toml" <<TOML
+  cat <<TOML
 version = 2
 root = "$dir/root"
 state = "$dir/run"
@@ -181,6 +190,49 @@ disabled_plugins = [
   runtime_type = "io.containerd.runc.v2"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  Root = "$dir/runc"
+TOML
+}
+
+# The one that ../containerd pins, which can.
+containerd_2_config() {
+  local dir=$CONTAINERD_DIR
+  cat <<TOML
+version = 3
+root = "$dir/root"
+state = "$dir/run"
+oom_score = 0
+disabled_plugins = [
+  "io.containerd.internal.v1.tracing",
+  "io.containerd.nri.v1.nri",
+  "io.containerd.tracing.processor.v1.otlp",
+]
+
+[grpc]
+  address = "$CONTAINERD_SOCKET"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$dir/opt"
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "$PAUSE_IMAGE"
+
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = "$dir/certs.d"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["/usr/lib/cni"]
+  conf_dir = "$CNI_DIR/net.d"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  BinaryName = "$RUNTIME_BIN/runc"
   Root = "$dir/runc"
 TOML
 }

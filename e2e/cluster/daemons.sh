@@ -75,8 +75,12 @@ start_scheduler() {
 
 await_scheduler() { await_daemon scheduler 60 get -k https://127.0.0.1:10259/healthz; }
 
+# It finds its shim by PATH.
 start_containerd() {
-  start_daemon "containerd$OF_NODE" containerd --config "$CONTAINERD_DIR/config.toml"
+  local runtime=()
+  ((NODE_NUMBER == 1)) || runtime=(env "PATH=$RUNTIME_BIN:$PATH")
+  start_daemon "containerd$OF_NODE" "${runtime[@]}" containerd \
+    --config "$CONTAINERD_DIR/config.toml"
 }
 
 await_containerd() {

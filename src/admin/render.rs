@@ -187,6 +187,7 @@ impl Runner {
         let claim = self.work_claim.clone();
         RunnerPod {
             scale_set: None,
+            mounts_images: false,
             name: self.pod_name.clone(),
             uid: UID.to_owned(),
             node: Some(self.node.clone()),

@@ -192,6 +192,15 @@ fn create_error(which: &str, name: &str, message: &str) -> Judgement {
             ),
         ));
     }
+    // containerd before 2.1 takes the volume for a directory without a name.
+    if message.contains("failed to mkdir \"\"") {
+        return Judgement::Dead(Explanation::new(
+            "Images cannot be mounted",
+            format!("{which} mounts an image as a volume, which its node cannot: {quoted}"),
+            "set `ARC_HOOK_EXTERNALS=copy` in the runner's environment, or move the nodes to \
+             containerd 2.1 or later",
+        ));
+    }
     Judgement::Failing(
         Explanation::new(
             "Container cannot be created",

@@ -160,6 +160,7 @@ impl Preparation<'_> {
             working_directory: plan.working_directory.clone(),
             foreign_user: around.is_foreign(plan.user),
             copied: plan.copied,
+            externals_mounted: !plan.copies_externals,
             user: None,
             forced_user: None,
             address: None,
@@ -173,7 +174,7 @@ impl Preparation<'_> {
             .await
             .map_err(|error| around.blame(&plan, error))?;
         tracing::debug!(phase = "pod created", pod = plan.name);
-        if let Some(tree) = &tree {
+        if let Some(tree) = tree.as_ref().filter(|_| plan.copies_externals) {
             self.made.borrow_mut().copy_externals(self.config, tree)?;
         }
         Ok(Begun {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to the API server, unless the supervisor falls silent.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -12,15 +13,13 @@ use super::remote::Remote;
 use super::retention;
 use super::step::{StepRun, Way};
 use crate::config::Config;
-use crate::pod::names;
+use crate::pod::{externals, names};
 use crate::protocol::ScriptStep;
 use crate::record::{Externals, JobRecord, Memory};
 use crate::spool::signals::Signals;
 use crate::spool::{JobTree, StepRequest};
 
-/// Where the job container sees the runner's programs.
-const EXTERNALS_MOUNT: &str = "/__e/";
-/// How long a step waits for them: a few hundred megabytes on a slow volume.
+/// How long a step waits for the runner's programs: a few hundred megabytes on a slow volume.
 const EXTERNALS_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Runs the step and returns its exit code.
@@ -37,7 +36,8 @@ pub fn run(config: &Config, step: ScriptStep, signals: &Signals) -> anyhow::Resu
     )?;
     memory.note_begin("run_script_step");
     let request = request(&job, memory.path()?, step)?;
-    let externals = request.argv[0].starts_with(EXTERNALS_MOUNT);
+    let externals =
+        !job.externals_mounted && Path::new(&request.argv[0]).starts_with(externals::MOUNT);
     let mut liveness = PodLiveness::new(&job.namespace, &job.pod, &job.nonce);
     let step = retention::Step::of(&job, &request);
     if job.copied {
@@ -157,6 +157,7 @@ mod tests {
             working_directory: Some("/__w/r/r".to_owned()),
             foreign_user: false,
             copied: false,
+            externals_mounted: false,
             user: Some((1001, 1001)),
             forced_user: None,
             address: None,

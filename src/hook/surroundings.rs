@@ -1,16 +1,20 @@
 //! What pods are built from, besides the request; and what must be there before they are.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::output;
 use crate::cluster::{Cluster, ClusterError};
-use crate::config::Config;
-use crate::pod::{Identity, Inputs, Plan, RunnerPod, Template, User};
+use crate::config::{Config, Externals};
+use crate::pod::{Identity, Inputs, Plan, RunnerPod, Template, User, externals};
 use crate::spool::directory::Directory;
 use crate::spool::{JobTree, Nonce, StepRequest};
+
+/// How long it may take to learn what the node is, without which a job starts as well.
+const NODE: Duration = Duration::from_secs(2);
 
 /// Everything that a pod depends on.
 #[derive(Debug)]
@@ -43,9 +47,16 @@ impl<'a> Surroundings<'a> {
                 cluster.namespace()
             ));
         }
+        let mut runner = found.map(|pod| RunnerPod::from_pod(&pod, config));
+        if let Some(runner) = runner
+            .as_mut()
+            .filter(|_| config.externals == Externals::Auto)
+        {
+            runner.mounts_images = mounts_images(cluster, runner).await;
+        }
         Ok(Self {
             config,
-            runner: found.map(|pod| RunnerPod::from_pod(&pod, config)),
+            runner,
             template,
             identity: Identity {
                 uid: rustix::process::geteuid().as_raw(),
@@ -144,6 +155,18 @@ impl<'a> Surroundings<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether the runner's node can mount images, as far as one may know: nodes are no namespace's, and most
+/// accounts may not see them. That is asked anew for each job, in one request beside others, since what a
+/// runner remembers goes with its pod.
+async fn mounts_images(cluster: &Cluster, runner: &RunnerPod) -> bool {
+    let Some(name) = &runner.node else {
+        return false;
+    };
+    let node = cluster.at_most(NODE).node(name).await.ok().flatten();
+    let info = node.and_then(|node| node.status?.node_info);
+    info.is_some_and(|info| externals::can_mount(&info))
 }
 
 /// The platform engineer's template, if one is configured.

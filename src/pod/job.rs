@@ -49,7 +49,7 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         .filter_map(|container| secrets.registry(container.registry.as_ref()))
         .collect();
     let mut shared = Shared::default();
-    shared.add_volumes(sources.volumes(true));
+    shared.add_volumes(sources.of_job());
     let user = user_of(inputs, &options, &mut shared.warnings)?;
     let job = job_container(inputs, &sources, &options, &mut shared, container, &target)?;
     let services = Services::build(
@@ -105,6 +105,7 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
         secrets: secrets.finish()?,
         user,
         copied: sources.copied(),
+        copies_externals: sources.copies_externals(),
         supervised: true,
         environment,
         companion,

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::affinity;
 use super::arguments;
 use super::error::{SpecError, TemplateError};
+use super::externals;
 use super::merge::{self, Merged, Target};
 use super::names::{self, JOB_CONTAINER};
 use super::plan::{Identity, Inputs, User};
@@ -186,8 +187,8 @@ pub fn check_volumes(pod: &mut Value) {
 }
 
 /// Fills a pod's own volume: a container of the runner's image makes its directories and puts this
-/// program there, and with `externals` copies the runner's programs, for which no job shall wait
-/// that does not need them.
+/// program there, and with `externals`, unless these are mounted, copies them too; no job shall wait
+/// for them that does not need them.
 ///
 /// It is the pod's first container, and the kubelet starts the next one when the first one's
 /// `postStart` has ended (kubernetes v1.36, `kuberuntime_container.go`, `startContainer`), which is
@@ -205,6 +206,7 @@ pub fn fill(
     let Some(spec) = pod.spec.as_mut().filter(|_| sources.copied()) else {
         return;
     };
+    let externals = externals && sources.copies_externals();
     let text = |path: &Path| path.display().to_string();
     let command = |verb: &[&str]| -> Vec<String> {
         let words = [text(inputs.program), "init".to_owned()].into_iter();
@@ -277,9 +279,7 @@ pub fn fills(name: &str) -> bool {
 
 /// A container of the runner's image.
 fn of_runner_image(inputs: &Inputs<'_>, name: &str, user: Identity) -> Container {
-    let runner = inputs.runner.and_then(|runner| runner.image.clone());
-    let configured = inputs.config.runner_image.clone();
-    let image = configured.or(runner);
+    let image = externals::runner_image(inputs);
     Container {
         image: Some(image.unwrap_or_else(|| RUNNER_IMAGE.to_owned())),
         // The runner's pod has pulled it: to ask the registry again only takes time.

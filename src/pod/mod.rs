@@ -15,6 +15,7 @@ mod affinity;
 mod arguments;
 mod config_map;
 mod error;
+pub mod externals;
 mod flags;
 mod grant;
 mod job;

@@ -97,6 +97,8 @@ pub struct Plan {
     pub user: User,
     /// The pod has a volume of its own, and files are copied.
     pub copied: bool,
+    /// The runner's programs are copied, not mounted out of its image.
+    pub copies_externals: bool,
     /// Whether the container `job` runs under our supervisor. A container action without a known
     /// entry point does not.
     pub supervised: bool,

@@ -27,6 +27,8 @@ pub struct RunnerPod {
     pub work_claim: Option<WorkClaim>,
     /// The scale set, as ARC labels the pod.
     pub scale_set: Option<String>,
+    /// Its node is known to be able to mount an image as a volume.
+    pub mounts_images: bool,
 }
 
 /// The claim that holds the runner's work directory.
@@ -86,6 +88,7 @@ impl RunnerPod {
                 .labels
                 .as_ref()
                 .and_then(|labels| labels.get(SCALE_SET_LABEL).cloned()),
+            mounts_images: false,
         }
     }
 }

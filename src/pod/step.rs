@@ -82,7 +82,7 @@ pub fn container_step(
             host_aliases: job.and_then(services_of),
             image_pull_secrets: manifest::pull_secrets(inputs, pull_secret),
             containers: vec![container],
-            volumes: Some(sources.volumes(false)),
+            volumes: Some(sources.volumes()),
             ..Default::default()
         },
     );

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 use serde_json::Value;
 
 use super::error::SpecError;
+use super::externals::{self, Mounted};
 use super::names::JOB_CONTAINER;
 use super::plan::Inputs;
 use crate::config::WorkVolume;
@@ -48,6 +49,8 @@ pub struct Sources {
     workspace: Vec<String>,
     /// Whether the tool cache lies outside the work directory.
     tools_outside: bool,
+    /// The runner's programs, unless they are copied.
+    externals: Option<Mounted>,
 }
 
 impl Sources {
@@ -86,6 +89,7 @@ impl Sources {
                 .unwrap_or_default(),
             workspace,
             tools_outside: !config.paths.tools.starts_with(&config.paths.work),
+            externals: Mounted::new(inputs),
         })
     }
 
@@ -93,6 +97,12 @@ impl Sources {
     #[must_use]
     pub fn copied(&self) -> bool {
         self.claim.is_none()
+    }
+
+    /// Whether the runner's programs are copied.
+    #[must_use]
+    pub fn copies_externals(&self) -> bool {
+        self.externals.is_none()
     }
 
     /// The workspace below the work directory.
@@ -146,7 +156,7 @@ impl Sources {
             if self.tools_outside {
                 mounts.push(mount("/__t", self.below_work("_tool")));
             }
-            mounts.push(read_only("/__e", self.of_nonce(nonce, "externals")));
+            mounts.push(self.externals(nonce));
             mounts.push(mount("/github", OWN_GITHUB.to_owned()));
             return mounts;
         }
@@ -169,9 +179,16 @@ impl Sources {
         }
         mounts.push(own("/__w/_temp", "temp"));
         mounts.push(own("/__w/_temp/_runner_file_commands", "file_commands"));
-        mounts.push(read_only("/__e", self.of_nonce(nonce, "externals")));
+        mounts.push(self.externals(nonce));
         mounts.extend(self.github(nonce));
         mounts
+    }
+
+    fn externals(&self, nonce: &str) -> VolumeMount {
+        match &self.externals {
+            Some(mounted) => mounted.mount(),
+            None => read_only(externals::MOUNT, self.of_nonce(nonce, "externals")),
+        }
     }
 
     /// Mounts of a container action besides the supervisor's. `nonce` is the job's, or the pod's
@@ -197,24 +214,31 @@ impl Sources {
         ]
     }
 
-    /// The volumes that these mounts refer to.
+    /// The volumes that the mounts of a job's container refer to.
     #[must_use]
-    pub fn volumes(&self, with_work_root: bool) -> Vec<Volume> {
+    pub fn of_job(&self) -> Vec<Volume> {
+        let mut volumes = self.volumes();
+        if !self.copied() {
+            volumes.push(empty_dir(WORK_ROOT));
+        }
+        volumes.extend(self.externals.iter().map(Mounted::volume));
+        volumes
+    }
+
+    /// The volumes that the mounts of a container action refer to.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<Volume> {
         let Some(claim) = &self.claim else {
             return vec![empty_dir(WORK)];
         };
-        let mut volumes = vec![Volume {
+        vec![Volume {
             name: WORK.to_owned(),
             persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
                 claim_name: claim.clone(),
                 ..Default::default()
             }),
             ..Default::default()
-        }];
-        if with_work_root {
-            volumes.push(empty_dir(WORK_ROOT));
-        }
-        volumes
+        }]
     }
 }
 

@@ -54,6 +54,7 @@ impl Job {
                 working_directory: None,
                 foreign_user: false,
                 copied: false,
+                externals_mounted: false,
                 user: Some((0, 0)),
                 forced_user,
                 address: None,

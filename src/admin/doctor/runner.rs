@@ -11,9 +11,10 @@ const TEMPLATE: &str = "ACTIONS_RUNNER_CONTAINER_HOOK_TEMPLATE";
 const SHIM: &str = "/home/runner/arc-hook/index.sh";
 
 /// Variables of this program, and the values that each takes; empty for any.
-pub(super) const KNOWN: [(&str, &[&str]); 6] = [
+pub(super) const KNOWN: [(&str, &[&str]); 7] = [
     ("ARC_HOOK_AFFINITY", &["required", "preferred", "none"]),
     ("ARC_HOOK_LOG", &[]),
+    ("ARC_HOOK_EXTERNALS", &["auto", "image", "copy"]),
     ("ARC_HOOK_METRICS_FILE", &[]),
     ("ARC_HOOK_STATE", &[]),
     ("ARC_HOOK_WORK", &["auto", "shared", "copy"]),

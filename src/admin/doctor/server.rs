@@ -2,6 +2,7 @@
 
 use super::Check;
 use super::facts::{Fact, Facts};
+use crate::pod::externals;
 
 /// From here on times in logs mislead.
 const SKEW: i64 = 5;
@@ -71,27 +72,24 @@ fn version(facts: &Facts) -> Vec<Check> {
              account creates",
         ));
     }
-    // Beta and off until 1.35 (KEP-4639); the runtime must have it too.
-    let runtime = facts.node.known().and_then(|node| {
-        let info = node.status.as_ref()?.node_info.as_ref()?;
-        Some(info.container_runtime_version.clone())
-    });
-    let old_runtime = runtime.as_deref().is_some_and(|runtime| {
-        let version = runtime.strip_prefix("containerd://").unwrap_or_default();
-        let numbers: Vec<u32> = version
-            .split('.')
-            .map_while(|part| part.parse().ok())
-            .collect();
-        matches!(numbers[..], [0 | 1, ..] | [2, 0, ..])
-    });
+    let node = facts.node.known().and_then(|node| node.status.as_ref());
+    let node = node.and_then(|status| status.node_info.as_ref());
     checks.push(Check::pass(
         "server/image-volumes",
-        match &runtime {
-            Some(runtime) if old_runtime => format!(
-                "not available: the runner's node has {runtime}, images as volumes take 2.1; \
-                 node and the like are copied beside the starting job"
+        match node {
+            Some(node) if externals::can_mount(node) => format!(
+                "available, the runner's node has {}: node and the like are mounted out of the \
+                 runner's image where its account may `get` its node, or with \
+                 `ARC_HOOK_EXTERNALS=image`",
+                node.container_runtime_version
             ),
-            _ => available(
+            Some(node) => format!(
+                "not available: the runner's node has Kubernetes {} and {}, images as volumes take \
+                 1.35 and containerd 2.1; node and the like are copied beside the starting job",
+                node.kubelet_version.trim_start_matches('v'),
+                node.container_runtime_version
+            ),
+            None => available(
                 at_least(35),
                 "images as volumes",
                 "1.35",

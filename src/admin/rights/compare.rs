@@ -14,6 +14,9 @@ const OF_ARC: &[(&str, &str, &[&str])] = &[
     ("", "secrets", &["get", "list", "create", "delete"]),
 ];
 
+/// Optional, and no namespace's: whether the runner's node can mount its image (`node-rbac.yaml`).
+const NODE: &str = "get nodes";
+
 /// What everyone may ask of oneself (Kubernetes, `system:basic-user`).
 const OF_EVERYONE: [&str; 2] = ["authorization.k8s.io", "authentication.k8s.io"];
 
@@ -48,7 +51,7 @@ pub fn compare(needed: &[Rule], granted: &[ResourceRule]) -> Comparison {
     let mut beyond: Vec<Right> = granted
         .iter()
         .flat_map(each)
-        .filter(|right| !OF_EVERYONE.contains(&right.group.as_str()))
+        .filter(|right| !OF_EVERYONE.contains(&right.group.as_str()) && right.to_string() != NODE)
         .filter(|right| {
             !comparison
                 .present
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn what_arc_grants_beyond_the_need_is_told_apart_from_what_someone_added() {
         let mut rules = of_arc();
-        rules.push(granted("", "nodes", &["get"]));
+        rules.push(granted("", "nodes", &["get", "list"]));
         rules.push(granted(
             "authorization.k8s.io",
             "selfsubjectaccessreviews",
@@ -157,7 +160,7 @@ mod tests {
                 .iter()
                 .map(Right::to_string)
                 .collect::<Vec<_>>(),
-            ["get nodes"]
+            ["list nodes"]
         );
         let of_arc: Vec<String> = comparison.of_arc.iter().map(Right::to_string).collect();
         assert!(

@@ -47,6 +47,7 @@ impl World {
                 .expect("a configuration"),
             runner: Some(RunnerPod {
                 scale_set: None,
+                mounts_images: false,
                 name: "linux-x64-9k2rw-runner-b7xqd".to_owned(),
                 uid: "6f1c9e5a-4a8e-4c7b-9a51-0d8f6c0b2a11".to_owned(),
                 node: Some("node-1".to_owned()),

@@ -141,6 +141,57 @@ fn a_pod_that_shares_no_volume_has_one_of_its_own_which_our_containers_fill() {
 }
 
 #[test]
+fn where_the_node_can_the_runners_programs_are_mounted_out_of_its_image() {
+    for copied in [false, true] {
+        let mut world = World::new("");
+        if copied {
+            world.config.work_volume = crate::config::WorkVolume::Copy;
+        }
+        let told = |world: &World| {
+            let plan = world.job(&super::request("alpine", Vec::new()));
+            let spec = plan.pod["spec"].clone();
+            let mounts = &container(&plan.pod, "job")["volumeMounts"];
+            let mount = entry(mounts, "mountPath", "/__e").clone();
+            let beside = spec["containers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|container| container.to_string().contains("--externals"));
+            (
+                mount,
+                spec["volumes"].clone(),
+                plan.copies_externals,
+                beside,
+            )
+        };
+        let (mount, volumes, copies, beside) = told(&world);
+        assert_eq!(mount["name"], "work");
+        assert!(copies && !volumes.to_string().contains("reference"));
+        assert_eq!(beside, copied);
+
+        world.runner.as_mut().unwrap().mounts_images = true;
+        let (mount, volumes, copies, beside) = told(&world);
+        assert_eq!(
+            mount,
+            json!({"name": "arc-hook-runner-image", "mountPath": "/__e",
+                   "subPath": "home/runner/externals", "readOnly": true})
+        );
+        assert_eq!(
+            entry(&volumes, "name", "arc-hook-runner-image"),
+            &json!({"name": "arc-hook-runner-image", "image": {
+                "reference": "ghcr.io/arc-hook/runner:latest", "pullPolicy": "IfNotPresent"}})
+        );
+        assert!(!copies && !beside);
+
+        world.config.externals = crate::config::Externals::Copy;
+        assert!(told(&world).2, "where that is wanted they are copied");
+        world.runner.as_mut().unwrap().mounts_images = false;
+        world.config.externals = crate::config::Externals::Image;
+        assert!(!told(&world).2, "and mounted whatever is known of the node");
+    }
+}
+
+#[test]
 fn a_directory_of_the_workspace_is_mounted_where_the_workflow_says() {
     let plan = World::new("").job(&with_volumes(vec![Mount {
         read_only: true,

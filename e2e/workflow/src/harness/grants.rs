@@ -1,8 +1,9 @@
 //! Shipped Roles, for the account of the runner pods.
 
 use anyhow::Context;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::DeleteParams;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Role as Account};
@@ -34,6 +35,48 @@ async fn shipped(cluster: &Cluster, file: &str, name: &str, to: Account) -> anyh
             cluster.apply(&binding).await?;
         }
     }
+    Ok(())
+}
+
+/// Grants every runner of the namespace to see its node.
+pub async fn nodes(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let path = cluster.paths.template("node-rbac.yaml");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    let [mut role, mut binding]: [Value; 2] = serde_saphyr::from_multiple(&text)?
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("`{}` is not a role and its binding", path.display()))?;
+    role["metadata"]["name"] = json!(name);
+    binding["metadata"]["name"] = json!(name);
+    binding["roleRef"]["name"] = json!(name);
+    binding["subjects"] = [Account::Shipped, Account::NoVolume]
+        .map(|account| {
+            json!({"kind": "ServiceAccount", "name": account.account(),
+                   "namespace": cluster.namespace()})
+        })
+        .into_iter()
+        .collect();
+    let force = PatchParams::apply("arc-hook-e2e").force();
+    Api::<ClusterRole>::all(cluster.client.clone())
+        .patch(name, &force, &Patch::Apply(&role))
+        .await?;
+    Api::<ClusterRoleBinding>::all(cluster.client.clone())
+        .patch(name, &force, &Patch::Apply(&binding))
+        .await?;
+    Ok(())
+}
+
+/// Takes that back.
+pub async fn revoke_nodes(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
+    let now = DeleteParams::default();
+    let bindings = Api::<ClusterRoleBinding>::all(cluster.client.clone());
+    let roles = Api::<ClusterRole>::all(cluster.client.clone());
+    let (binding, role) = (
+        bindings.delete(name, &now).await,
+        roles.delete(name, &now).await,
+    );
+    binding?;
+    role?;
     Ok(())
 }
 

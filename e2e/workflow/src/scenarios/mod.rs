@@ -17,6 +17,7 @@ mod nodes;
 mod outside;
 mod pods;
 mod policy;
+mod programs;
 mod proxied;
 mod retained;
 mod roles;
@@ -330,6 +331,12 @@ fn cached() -> [Scenario; 8] {
             nodes::parents_elsewhere,
         )
         .within(Duration::from_mins(4))
+        .alone(),
+        Scenario::code(
+            "node comes out of the runner's image where the node can mount it",
+            programs::mounted,
+        )
+        .within(Duration::from_mins(6))
         .alone(),
     ]
 }

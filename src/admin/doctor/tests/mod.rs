@@ -114,7 +114,7 @@ fn healthy() -> Facts {
         }),
         node: Fact::Known(object(json!({"status": {"nodeInfo": {
             "containerRuntimeVersion": "containerd://2.4.2", "architecture": "", "bootID": "",
-            "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
+            "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "v1.36.3", "machineID": "",
             "operatingSystem": "", "osImage": "", "systemUUID": ""}}}))),
         template_place: "key `content` of ConfigMap `github-arc-container-hooks`".to_owned(),
         template: Fact::Known(Ok(template(TEMPLATE))),

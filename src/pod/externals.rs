@@ -1,0 +1,115 @@
+//! The runner's programs, node and the like, at `/__e`: out of the runner's own image where the node can
+//! mount an image as a volume, else copied beside the starting job.
+
+use k8s_openapi::api::core::v1::{ImageVolumeSource, NodeSystemInfo, Volume, VolumeMount};
+
+use super::plan::Inputs;
+use crate::config::Externals;
+
+/// Where the runner's programs are in a job's container (actions/runner,
+/// `ContainerOperationProvider.cs`).
+pub const MOUNT: &str = "/__e";
+
+/// The volume that is the runner's image.
+const VOLUME: &str = "arc-hook-runner-image";
+
+/// The runner's image, as its pod or the configuration names it.
+#[must_use]
+pub fn runner_image(inputs: &Inputs<'_>) -> Option<String> {
+    let of_pod = inputs.runner.and_then(|runner| runner.image.clone());
+    inputs.config.runner_image.clone().or(of_pod)
+}
+
+/// A mount of the runner's programs out of its image; `None` where they are copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mounted {
+    image: String,
+    sub_path: String,
+}
+
+impl Mounted {
+    /// Decides. Without the name of an image nothing can be mounted.
+    #[must_use]
+    pub fn new(inputs: &Inputs<'_>) -> Option<Self> {
+        let wanted = match inputs.config.externals {
+            Externals::Copy => false,
+            Externals::Image => true,
+            Externals::Auto => inputs.runner.is_some_and(|runner| runner.mounts_images),
+        };
+        let externals = &inputs.config.paths.externals;
+        Some(Self {
+            image: runner_image(inputs).filter(|_| wanted)?,
+            sub_path: externals.strip_prefix("/").ok()?.to_str()?.to_owned(),
+        })
+    }
+
+    /// The volume.
+    #[must_use]
+    pub fn volume(&self) -> Volume {
+        Volume {
+            name: VOLUME.to_owned(),
+            image: Some(ImageVolumeSource {
+                reference: Some(self.image.clone()),
+                // The runner's pod has pulled it.
+                pull_policy: Some("IfNotPresent".to_owned()),
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// Its mount, which the runtime makes read-only.
+    #[must_use]
+    pub fn mount(&self) -> VolumeMount {
+        VolumeMount {
+            name: VOLUME.to_owned(),
+            mount_path: MOUNT.to_owned(),
+            sub_path: Some(self.sub_path.clone()),
+            read_only: Some(true),
+            ..Default::default()
+        }
+    }
+}
+
+/// Whether a node can mount an image as a volume: its kubelet by default from 1.35 on (KEP-4639), its
+/// runtime since containerd 2.1, or any CRI-O of that age.
+#[must_use]
+pub fn can_mount(node: &NodeSystemInfo) -> bool {
+    let numbers = |version: &str| -> Vec<u32> {
+        version
+            .trim_start_matches('v')
+            .split(['.', '-', '+'])
+            .map_while(|part| part.parse().ok())
+            .collect()
+    };
+    let kubelet = numbers(&node.kubelet_version);
+    let runtime = match node.container_runtime_version.split_once("://") {
+        Some(("containerd", version)) => numbers(version).as_slice() >= [2, 1].as_slice(),
+        Some(("cri-o", _)) => true,
+        _ => false,
+    };
+    runtime && kubelet.as_slice() >= [1, 35].as_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelet_and_runtime_must_both_be_new_enough() {
+        let node = |kubelet: &str, runtime: &str| {
+            can_mount(&NodeSystemInfo {
+                kubelet_version: kubelet.to_owned(),
+                container_runtime_version: runtime.to_owned(),
+                ..Default::default()
+            })
+        };
+        assert!(node("v1.36.3", "containerd://2.4.2"));
+        assert!(node("v1.35.0-gke.100", "containerd://v2.1.0-rc.1"));
+        assert!(node("v1.36.3", "cri-o://1.36.0"));
+        assert!(!node("v1.34.9", "containerd://2.4.2"));
+        assert!(!node("v1.36.3", "containerd://2.0.7"));
+        assert!(!node("v1.36.3", "containerd://1.6.20~ds1"));
+        assert!(!node("v1.36.3", "docker://29.0.0"));
+        assert!(!node("", ""));
+    }
+}
