@@ -20,10 +20,12 @@ mod generations;
 mod hook;
 mod lines;
 mod measures;
+mod programs;
 mod seat;
 pub mod table;
 
 use crate::harness::cluster::{Cluster, Role};
+use crate::harness::console::interrupted;
 use crate::harness::paths::Paths;
 use hook::Hook;
 use table::Row;
@@ -45,6 +47,8 @@ pub enum Group {
     Clones,
     /// One line, promoted again and again.
     Generations,
+    /// Node and the like, copied and mounted.
+    Programs,
 }
 
 /// A run of the benchmarks.
@@ -79,7 +83,7 @@ pub async fn run(
     };
     let measured = tokio::select! {
         measured = bench.groups(groups) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     let Bench { hook, rows, .. } = bench;
     let removed = hook.runner.remove().await;
@@ -102,6 +106,9 @@ impl Bench<'_> {
         }
         if groups.contains(&Group::Generations) {
             self.generations().await?;
+        }
+        if groups.contains(&Group::Programs) {
+            self.programs().await?;
         }
         let of_one_job = [Group::Steps, Group::Logs, Group::Idle];
         if !groups.iter().any(|group| of_one_job.contains(group)) {

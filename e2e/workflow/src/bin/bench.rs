@@ -1,11 +1,11 @@
 //! Measures arc-hook's budgets on the test cluster.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use arc_hook_e2e::bench::{self, Group, table};
+use arc_hook_e2e::harness::console::say;
 use arc_hook_e2e::harness::paths::Paths;
 use clap::Parser;
 
@@ -18,7 +18,7 @@ struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "jobs,steps,logs,idle,copies,clones,generations"
+        default_value = "jobs,steps,logs,idle,copies,programs,clones,generations"
     )]
     only: Vec<Group>,
     /// How often each pair of floor and ours is measured.
@@ -58,10 +58,4 @@ fn measure(arguments: &Arguments) -> anyhow::Result<bool> {
     std::fs::write(&path, text + "\n")
         .with_context(|| format!("failed to write `{}`", path.display()))?;
     Ok(!table::failed(&rows))
-}
-
-fn say(text: &str) {
-    // A reader that went away is no reason to stop.
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -31,7 +31,7 @@ pub async fn conclude(work: impl Future<Output = anyhow::Result<bool>>) -> ExitC
 }
 
 /// Ends when the program is to end, by Ctrl-C or SIGTERM.
-async fn interrupted() {
+pub(crate) async fn interrupted() {
     let Ok(mut terminated) = signal(SignalKind::terminate()) else {
         return std::future::pending().await;
     };
