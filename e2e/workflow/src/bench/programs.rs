@@ -54,7 +54,8 @@ impl Bench<'_> {
             role,
             node: Some(NODE.to_owned()),
             variables: vec![("ARC_HOOK_EXTERNALS".to_owned(), externals.to_owned())],
-            ..Options::default()
+            // Nothing that only one of the nodes has.
+            ..Options::of_template("metadata: {annotations: {arc-hook/run-as: runner}}")
         };
         let runner = Runner::start(&self.cluster, &options).await?;
         let outcome = match runner.submit(&job.to_string()) {

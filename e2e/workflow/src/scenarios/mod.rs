@@ -289,7 +289,7 @@ fn kept() -> [Scenario; 10] {
 }
 
 /// That jobs get good clones, and lines good generations.
-fn cached() -> [Scenario; 8] {
+fn cached() -> [Scenario; 9] {
     [
         Scenario::code(
             "the founding document's own template works unchanged",

@@ -16,6 +16,8 @@ use crate::harness::runner::{Options, Runner};
 
 const FIRST: &str = "node-1";
 const SECOND: &str = "node-2";
+/// Nothing that only one of the nodes has.
+const TEMPLATE: &str = "metadata: {annotations: {arc-hook/run-as: runner}}";
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// JavaScript actions run wherever their node comes from, and it is mounted where that is possible.
@@ -58,7 +60,7 @@ async fn come(stage: &Stage, role: Role, node: &str, mounted: bool) -> anyhow::R
     let options = Options {
         role,
         node: Some(node.to_owned()),
-        ..Options::default()
+        ..Options::of_template(TEMPLATE)
     };
     let looks = async |runner: &Runner| {
         let pod = loop {
@@ -98,7 +100,7 @@ async fn refused(stage: &Stage) -> anyhow::Result<()> {
     let options = Options {
         node: Some(FIRST.to_owned()),
         variables: vec![("ARC_HOOK_EXTERNALS".to_owned(), "image".to_owned())],
-        ..Options::default()
+        ..Options::of_template(TEMPLATE)
     };
     stage.run_job(&job.to_string(), &options).await?;
     Ok(())
