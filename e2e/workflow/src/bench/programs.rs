@@ -43,7 +43,7 @@ impl Bench<'_> {
     async fn first_action(&self, role: Role, externals: &str) -> anyhow::Result<f64> {
         let job = json!({
             "name": "One JavaScript action",
-            "container": {"image": "alpine:latest"},
+            "container": {"image": "gcc-conan:12"},
             "actions": {"octo/js@v1": {
                 "action.yml": "runs: {using: node20, main: main.js}",
                 "main.js": "",

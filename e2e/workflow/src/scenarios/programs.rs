@@ -46,7 +46,7 @@ pub fn mounted(stage: Arc<Stage>) -> Acting {
 async fn come(stage: &Stage, role: Role, node: &str, mounted: bool) -> anyhow::Result<()> {
     let job = json!({
         "name": "Where node comes from",
-        "container": {"image": "alpine:latest"},
+        "container": {"image": "gcc-conan:12"},
         "actions": {"octo/js@v1": {
             "action.yml": "runs: {using: node20, main: main.js}",
             "main.js": "console.log(`runs on ${process.version}`);",
@@ -89,7 +89,7 @@ async fn come(stage: &Stage, role: Role, node: &str, mounted: bool) -> anyhow::R
 async fn refused(stage: &Stage) -> anyhow::Result<()> {
     let job = json!({
         "name": "No node can",
-        "container": {"image": "alpine:latest"},
+        "container": {"image": "gcc-conan:12"},
         "steps": [],
         "driver": {
             "prepare-job": {"fails": true, "max-ms": 60_000,
