@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{ImageVolumeSource, NodeSystemInfo, Volume, VolumeMount};
 
 use super::plan::Inputs;
-use crate::config::Externals;
+use crate::config::{Affinity, Externals};
 
 /// Where the runner's programs are in a job's container (actions/runner,
 /// `ContainerOperationProvider.cs`).
@@ -24,21 +24,26 @@ pub fn runner_image(inputs: &Inputs<'_>) -> Option<String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
     image: String,
+    pull_policy: Option<String>,
     sub_path: String,
 }
 
 impl Mounted {
-    /// Decides. Without the name of an image nothing can be mounted.
+    /// Decides. What is known is known of the runner's node, which a pod that is `copied` to, or may leave
+    /// that node, has nothing to do with. Without the name of an image nothing can be mounted.
     #[must_use]
-    pub fn new(inputs: &Inputs<'_>) -> Option<Self> {
+    pub fn new(inputs: &Inputs<'_>, copied: bool) -> Option<Self> {
+        let stays = !copied && inputs.config.affinity == Affinity::Required;
         let wanted = match inputs.config.externals {
             Externals::Copy => false,
             Externals::Image => true,
-            Externals::Auto => inputs.runner.is_some_and(|runner| runner.mounts_images),
+            Externals::Auto => stays && inputs.runner.is_some_and(|runner| runner.mounts_images),
         };
         let externals = &inputs.config.paths.externals;
         Some(Self {
             image: runner_image(inputs).filter(|_| wanted)?,
+            // There it is; another node may have an older one of that name.
+            pull_policy: stays.then(|| "IfNotPresent".to_owned()),
             sub_path: externals.strip_prefix("/").ok()?.to_str()?.to_owned(),
         })
     }
@@ -50,8 +55,7 @@ impl Mounted {
             name: VOLUME.to_owned(),
             image: Some(ImageVolumeSource {
                 reference: Some(self.image.clone()),
-                // The runner's pod has pulled it.
-                pull_policy: Some("IfNotPresent".to_owned()),
+                pull_policy: self.pull_policy.clone(),
             }),
             ..Default::default()
         }

@@ -282,8 +282,6 @@ fn of_runner_image(inputs: &Inputs<'_>, name: &str, user: Identity) -> Container
     let image = externals::runner_image(inputs);
     Container {
         image: Some(image.unwrap_or_else(|| RUNNER_IMAGE.to_owned())),
-        // The runner's pod has pulled it: to ask the registry again only takes time.
-        image_pull_policy: Some("IfNotPresent".to_owned()),
         security_context: Some(SecurityContext {
             run_as_user: Some(user.uid.into()),
             run_as_group: Some(user.gid.into()),

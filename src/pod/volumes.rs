@@ -83,13 +83,13 @@ impl Sources {
             .filter(|parts| !parts.is_empty())
             .ok_or_else(outside)?;
         Ok(Self {
+            externals: Mounted::new(inputs, claim.is_none()),
             claim,
             prefix: found
                 .map(|found| found.sub_path.clone())
                 .unwrap_or_default(),
             workspace,
             tools_outside: !config.paths.tools.starts_with(&config.paths.work),
-            externals: Mounted::new(inputs),
         })
     }
 

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::{World, container, entry, request, service};
+use crate::config::{Affinity, Externals, WorkVolume};
 use crate::pod::{SpecError, job};
 use crate::protocol::{Mount, PrepareJob};
 
@@ -142,52 +143,45 @@ fn a_pod_that_shares_no_volume_has_one_of_its_own_which_our_containers_fill() {
 
 #[test]
 fn where_the_node_can_the_runners_programs_are_mounted_out_of_its_image() {
-    for copied in [false, true] {
-        let mut world = World::new("");
-        if copied {
-            world.config.work_volume = crate::config::WorkVolume::Copy;
-        }
-        let told = |world: &World| {
-            let plan = world.job(&super::request("alpine", Vec::new()));
-            let spec = plan.pod["spec"].clone();
-            let mounts = &container(&plan.pod, "job")["volumeMounts"];
-            let mount = entry(mounts, "mountPath", "/__e").clone();
-            let beside = spec["containers"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|container| container.to_string().contains("--externals"));
-            (
-                mount,
-                spec["volumes"].clone(),
-                plan.copies_externals,
-                beside,
-            )
-        };
-        let (mount, volumes, copies, beside) = told(&world);
-        assert_eq!(mount["name"], "work");
-        assert!(copies && !volumes.to_string().contains("reference"));
-        assert_eq!(beside, copied);
+    let mut world = World::new("");
+    let mounted = |world: &World| {
+        let plan = world.job(&super::request("alpine", Vec::new()));
+        let volumes = plan.pod["spec"]["volumes"].as_array().unwrap().clone();
+        let mounts = &container(&plan.pod, "job")["volumeMounts"];
+        let mount = entry(mounts, "mountPath", "/__e").clone();
+        let image = volumes
+            .into_iter()
+            .find(|volume| !volume["image"].is_null());
+        assert_eq!(image.is_none(), plan.copies_externals);
+        assert_eq!(image.is_none(), mount["name"] == "work");
+        let copied = plan.pod.to_string().contains("--externals");
+        assert_eq!(copied, plan.copied && plan.copies_externals);
+        image.map(|image| (image, mount))
+    };
+    assert_eq!(mounted(&world), None, "nothing is known of the node");
 
-        world.runner.as_mut().unwrap().mounts_images = true;
-        let (mount, volumes, copies, beside) = told(&world);
-        assert_eq!(
-            mount,
-            json!({"name": "arc-hook-runner-image", "mountPath": "/__e",
-                   "subPath": "home/runner/externals", "readOnly": true})
-        );
-        assert_eq!(
-            entry(&volumes, "name", "arc-hook-runner-image"),
-            &json!({"name": "arc-hook-runner-image", "image": {
-                "reference": "ghcr.io/arc-hook/runner:latest", "pullPolicy": "IfNotPresent"}})
-        );
-        assert!(!copies && !beside);
+    world.runner.as_mut().unwrap().mounts_images = true;
+    let volume = |image| json!({"name": "arc-hook-runner-image", "image": image});
+    let mount = json!({"name": "arc-hook-runner-image", "mountPath": "/__e",
+                       "subPath": "home/runner/externals", "readOnly": true});
+    let there =
+        json!({"reference": "ghcr.io/arc-hook/runner:latest", "pullPolicy": "IfNotPresent"});
+    assert_eq!(mounted(&world), Some((volume(there), mount.clone())));
 
-        world.config.externals = crate::config::Externals::Copy;
-        assert!(told(&world).2, "where that is wanted they are copied");
-        world.runner.as_mut().unwrap().mounts_images = false;
-        world.config.externals = crate::config::Externals::Image;
-        assert!(!told(&world).2, "and mounted whatever is known of the node");
+    world.config.externals = Externals::Copy;
+    assert_eq!(mounted(&world), None, "they are to be copied");
+
+    // Of another node nothing is known, and an image of that name may be an older one.
+    for (work, affinity) in [
+        (WorkVolume::Auto, Affinity::None),
+        (WorkVolume::Copy, Affinity::Required),
+    ] {
+        (world.config.work_volume, world.config.affinity) = (work, affinity);
+        world.config.externals = Externals::Auto;
+        assert_eq!(mounted(&world), None, "{work:?}");
+        world.config.externals = Externals::Image;
+        let image = json!({"reference": "ghcr.io/arc-hook/runner:latest"});
+        assert_eq!(mounted(&world), Some((volume(image), mount.clone())));
     }
 }
 

@@ -54,8 +54,11 @@ impl Bench<'_> {
             role,
             node: Some(NODE.to_owned()),
             variables: vec![("ARC_HOOK_EXTERNALS".to_owned(), externals.to_owned())],
-            // Nothing that only one of the nodes has.
-            ..Options::of_template("metadata: {annotations: {arc-hook/run-as: runner}}")
+            // Nothing that only one of the nodes has, and on the second also where no volume is shared.
+            ..Options::of_template(format!(
+                "metadata: {{annotations: {{arc-hook/run-as: runner}}}}\n\
+                 spec: {{nodeSelector: {{kubernetes.io/hostname: {NODE}}}}}"
+            ))
         };
         let runner = Runner::start(&self.cluster, &options).await?;
         let outcome = match runner.submit(&job.to_string()) {

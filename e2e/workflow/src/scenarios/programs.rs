@@ -26,12 +26,24 @@ pub fn mounted(stage: Arc<Stage>) -> Acting {
         let second = Extra::node(&stage.cluster.paths).await?;
         let name = format!("nodes-of-{}", stage.cluster.namespace());
         let shown = async {
-            come(&stage, Role::Shipped, SECOND, false).await?;
+            let on = |node: &str| Options {
+                node: Some(node.to_owned()),
+                ..Options::of_template(TEMPLATE)
+            };
+            come(&stage, &on(SECOND), false).await?;
             grants::nodes(&stage.cluster, &name).await?;
-            for role in [Role::Shipped, Role::NoVolume] {
-                come(&stage, role, SECOND, true).await?;
-                come(&stage, role, FIRST, false).await?;
-            }
+            come(&stage, &on(SECOND), true).await?;
+            come(&stage, &on(FIRST), false).await?;
+            // Where no volume is shared the pod may run on either, unless a template says otherwise.
+            let own = |externals: &str| Options {
+                role: Role::NoVolume,
+                variables: vec![("ARC_HOOK_EXTERNALS".to_owned(), externals.to_owned())],
+                ..Options::of_template(format!(
+                    "{TEMPLATE}\nspec: {{nodeSelector: {{kubernetes.io/hostname: {SECOND}}}}}"
+                ))
+            };
+            come(&stage, &own("auto"), false).await?;
+            come(&stage, &own("image"), true).await?;
             refused(&stage).await
         };
         let shown = shown.await;
@@ -42,8 +54,8 @@ pub fn mounted(stage: Arc<Stage>) -> Acting {
     })
 }
 
-/// A job on `node` runs a JavaScript action out of the runner's image, if `mounted`, or out of a copy.
-async fn come(stage: &Stage, role: Role, node: &str, mounted: bool) -> anyhow::Result<()> {
+/// A job runs a JavaScript action out of the runner's image, if `mounted`, or out of a copy.
+async fn come(stage: &Stage, options: &Options, mounted: bool) -> anyhow::Result<()> {
     let job = json!({
         "name": "Where node comes from",
         "container": {"image": "gcc-conan:12"},
@@ -57,11 +69,6 @@ async fn come(stage: &Stage, role: Role, node: &str, mounted: bool) -> anyhow::R
              "driver": {"expect": ["node20", "node24"]}},
         ],
     });
-    let options = Options {
-        role,
-        node: Some(node.to_owned()),
-        ..Options::of_template(TEMPLATE)
-    };
     let looks = async |runner: &Runner| {
         let pod = loop {
             if let Some(pod) = runner.job_pods().await?.pop() {
@@ -76,12 +83,12 @@ async fn come(stage: &Stage, role: Role, node: &str, mounted: bool) -> anyhow::R
             .any(|volume| volume.image.is_some());
         ensure!(
             image == mounted,
-            "an image among the volumes of `{}` on {node} ({role:?}): {image}",
+            "an image among the volumes of `{}`: {image} ({options:?})",
             pod.name_any()
         );
         Ok(())
     };
-    stage.run_beside(&job.to_string(), &options, looks).await?;
+    stage.run_beside(&job.to_string(), options, looks).await?;
     Ok(())
 }
 
