@@ -130,8 +130,12 @@ impl Preparation<'_> {
             Surroundings::look(self.cluster, self.config, self.template),
             Leftovers::find(self.cluster, &self.config.pod_name)
         );
-        let around = around?;
-        leftovers?.replace(self.cluster).await?;
+        let (mut around, leftovers) = (around?, leftovers?);
+        let (replaced, ()) = tokio::join!(
+            leftovers.replace(self.cluster),
+            around.look_at_node(self.cluster)
+        );
+        replaced?;
         tracing::debug!(phase = "surroundings read");
         let mut plan = pod::job(&around.inputs(self.nonce), self.request)?;
         for warning in &plan.warnings {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::output;
 use crate::cluster::{Cluster, ClusterError};
-use crate::config::{Config, Externals};
+use crate::config::Config;
 use crate::pod::{Identity, Inputs, Plan, RunnerPod, Template, User, externals};
 use crate::spool::directory::Directory;
 use crate::spool::{JobTree, Nonce, StepRequest};
@@ -47,16 +47,9 @@ impl<'a> Surroundings<'a> {
                 cluster.namespace()
             ));
         }
-        let mut runner = found.map(|pod| RunnerPod::from_pod(&pod, config));
-        if let Some(runner) = runner
-            .as_mut()
-            .filter(|_| config.externals == Externals::Auto)
-        {
-            runner.mounts_images = mounts_images(cluster, runner).await;
-        }
         Ok(Self {
             config,
-            runner,
+            runner: found.map(|pod| RunnerPod::from_pod(&pod, config)),
             template,
             identity: Identity {
                 uid: rustix::process::geteuid().as_raw(),
@@ -64,6 +57,23 @@ impl<'a> Surroundings<'a> {
             },
             program: std::env::current_exe().context("find this program itself")?,
         })
+    }
+
+    /// Learns whether the runner's node can mount images, as far as one may know: nodes are no namespace's,
+    /// and most accounts may not see them. That is asked anew for each job, in one request, since what a
+    /// runner remembers goes with its pod; and only where the answer counts.
+    pub async fn look_at_node(&mut self, cluster: &Cluster) {
+        let (config, Some(runner)) = (self.config, self.runner.as_mut()) else {
+            return;
+        };
+        if !externals::depend_on_node(config, runner) {
+            return;
+        }
+        if let Some(name) = &runner.node {
+            let node = cluster.at_most(NODE).node(name).await.ok().flatten();
+            let info = node.and_then(|node| node.status?.node_info);
+            runner.mounts_images = info.is_some_and(|info| externals::can_mount(&info));
+        }
     }
 
     /// The arguments of the pure functions that build pods.
@@ -155,18 +165,6 @@ impl<'a> Surroundings<'a> {
         }
         Ok(())
     }
-}
-
-/// Whether the runner's node can mount images, as far as one may know: nodes are no namespace's, and most
-/// accounts may not see them. That is asked anew for each job, in one request beside others, since what a
-/// runner remembers goes with its pod.
-async fn mounts_images(cluster: &Cluster, runner: &RunnerPod) -> bool {
-    let Some(name) = &runner.node else {
-        return false;
-    };
-    let node = cluster.at_most(NODE).node(name).await.ok().flatten();
-    let info = node.and_then(|node| node.status?.node_info);
-    info.is_some_and(|info| externals::can_mount(&info))
 }
 
 /// The platform engineer's template, if one is configured.

@@ -4,7 +4,8 @@
 use k8s_openapi::api::core::v1::{ImageVolumeSource, NodeSystemInfo, Volume, VolumeMount};
 
 use super::plan::Inputs;
-use crate::config::{Affinity, Externals};
+use super::runner::RunnerPod;
+use crate::config::{Affinity, Config, Externals, WorkVolume};
 
 /// Where the runner's programs are in a job's container (actions/runner,
 /// `ContainerOperationProvider.cs`).
@@ -72,6 +73,15 @@ impl Mounted {
             ..Default::default()
         }
     }
+}
+
+/// Whether what the runner's node can do decides: a pod with a volume of its own may run on any.
+#[must_use]
+pub fn depend_on_node(config: &Config, runner: &RunnerPod) -> bool {
+    config.externals == Externals::Auto
+        && config.affinity == Affinity::Required
+        && config.work_volume != WorkVolume::Copy
+        && (runner.work_claim.is_some() || config.claim_name.is_some())
 }
 
 /// Whether a node can mount an image as a volume: its kubelet by default from 1.35 on (KEP-4639), its

@@ -37,15 +37,20 @@ pub fn both(stage: Arc<Stage>) -> Acting {
             };
             let outcome = stage.run_job(&job.to_string(), &options).await?;
             let requests = outcome.requests.unwrap_or_default();
-            let [asked, told, refused]: [usize; 3] = [
+            let [asked, told, refused, of_node]: [usize; 4] = [
                 count(&requests, |request| {
                     request.verb == "get" && request.uri.contains("-workflow")
                 }),
                 count(&requests, |request| {
                     request.verb == "watch" && request.status.code == 200
                 }),
-                count(&requests, |request| request.status.code == 403),
+                count(&requests, |request| {
+                    request.status.code == 403 && !request.uri.contains("/nodes/")
+                }),
+                count(&requests, |request| request.uri.contains("/nodes/")),
             ];
+            // One look at the node, which neither may see, and no word of it.
+            ensure!(of_node == 1, "the node was asked for {of_node} times");
             let verdict = match role {
                 // A refusal each of job and action tells that nothing can be watched, and one more
                 // that there are no events of a slow one.
