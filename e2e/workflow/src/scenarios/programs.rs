@@ -100,7 +100,7 @@ async fn refused(stage: &Stage) -> anyhow::Result<()> {
         "steps": [],
         "driver": {
             "prepare-job": {"fails": true, "max-ms": 60_000,
-                "expect": ["##[error]", "Images cannot be mounted", "ARC_HOOK_EXTERNALS=copy"]},
+                "expect": ["##[error]", "mounts an image as a volume, which its node cannot", "ARC_HOOK_EXTERNALS=copy"]},
             "conclusion": "failure",
         },
     });
