@@ -123,15 +123,17 @@ async fn harm(
     }
 }
 
-/// The pod that the step runs in.
+/// The pod that the step runs in: the last that was made, for that of an action whose hook was killed
+/// stays until the job is over.
 async fn pod_of(runner: &Runner, case: &Case) -> anyhow::Result<Pod> {
     let of_job = runner.job_pod();
     let pods = runner.job_pods().await?;
-    let mut pods = pods.into_iter().filter(|pod| {
+    let pods = pods.into_iter().filter(|pod| {
         let is_job = pod.name_any() == of_job;
         is_job == (case.command == Command::Script) && pod.metadata.deletion_timestamp.is_none()
     });
-    pods.next().context("its pod is not there")
+    pods.max_by_key(|pod| pod.metadata.creation_timestamp.clone())
+        .context("its pod is not there")
 }
 
 async fn await_middle(runner: &Runner, number: usize) -> anyhow::Result<()> {
