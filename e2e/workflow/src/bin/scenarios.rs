@@ -104,38 +104,7 @@ async fn run(filter: &str, seed: u64, lanes: usize, full: bool) -> anyhow::Resul
     let paths = Paths::new();
     let _turn = Turn::take(&paths)?;
     let count = chosen.len();
-    let late = all(chosen.clone(), &paths, seed, lanes).await?;
-    // Who else uses the machine may make one of them late: it fails if it does so by itself, too.
-    let again: Vec<Scenario> = chosen
-        .into_iter()
-        .filter(|scenario| late.iter().any(|(name, _)| *name == scenario.name))
-        .collect();
-    if !again.is_empty() {
-        say("once more, one after another:\n");
-    }
-    let failed = all(again, &paths, seed, 1).await?;
-    // Again at the end, where one looks first.
-    for (name, cause) in &late {
-        let twice = failed.iter().any(|(one, _)| one == name);
-        let verdict = if twice { "FAIL" } else { "FLAKY" };
-        say(&format!("{verdict}  {name}\n{cause}"));
-    }
-    let bad = failed.len();
-    say(&format!("{} passed, {bad} failed\n", count - bad));
-    Ok(bad == 0)
-}
-
-/// Runs all of them and tells of each; returns those that failed, with the cause.
-async fn all(
-    chosen: Vec<Scenario>,
-    paths: &Paths,
-    seed: u64,
-    lanes: usize,
-) -> anyhow::Result<Vec<(&'static str, String)>> {
     let mut failed = Vec::new();
-    if chosen.is_empty() {
-        return Ok(failed);
-    }
     let mut tell = |ended: Ended| {
         let (name, seconds) = (ended.name, ended.seconds);
         let Err(error) = ended.result else {
@@ -144,15 +113,19 @@ async fn all(
         let cause = indented(&format!("{error:#}"), "      cause: ");
         say(&format!("FAIL  {name} ({seconds:.1} s)\n{cause}"));
         say(&indented(&tail(&ended.log), "      | "));
-        failed.push((name, cause));
+        failed.push(format!("FAIL  {name}\n{cause}"));
     };
     let mut run = Run {
-        paths: paths.clone(),
+        paths,
         seed,
         tell: &mut tell,
     };
     run.all(chosen, lanes).await?;
-    Ok(failed)
+    // Again at the end, where one looks first.
+    say(&failed.concat());
+    let bad = failed.len();
+    say(&format!("{} passed, {bad} failed\n", count - bad));
+    Ok(bad == 0)
 }
 
 fn read(file: &std::path::Path) -> anyhow::Result<String> {
