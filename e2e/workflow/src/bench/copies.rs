@@ -70,17 +70,15 @@ impl Bench<'_> {
         }
         let many = count > COUNTS[0];
         let runs = if many { LONG_RUNS } else { self.runs };
-        let (mut floors, mut shareds, mut tars) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut floors, mut tars) = (Vec::new(), Vec::new());
         let mut calls = Vec::new();
         for run in 0..runs {
             std::mem::swap(&mut self.hook, sharing);
-            let shared = self.hook.prepare_job(&[]).await?.wall_ms;
+            floors.push(self.hook.prepare_job(&[]).await?.wall_ms);
             self.end_job().await?;
             std::mem::swap(&mut self.hook, sharing);
             calls.push(self.hook.prepare_job(&[]).await?);
             self.externals_are_there().await?;
-            shareds.push(shared);
-            floors.push(shared + self.made_there().await?);
             tars.push(self.tar().await?);
             if run + 1 < runs {
                 self.end_job().await?;
@@ -88,7 +86,7 @@ impl Bench<'_> {
         }
         let files = format!("{count} files of 2 KB");
         let prepare = Row::over(
-            format!("prepare_job, {files} (floor: shared, made)"),
+            format!("prepare_job, {files} (floor: shared)"),
             "ms",
             floors.clone(),
             walls(&calls),
@@ -101,15 +99,11 @@ impl Bench<'_> {
         });
         let copied: Vec<f64> = calls
             .iter()
-            .zip(&shareds)
-            .map(|(call, shared)| call.wall_ms - shared)
+            .zip(&floors)
+            .map(|(call, floor)| call.wall_ms - floor)
             .collect();
-        // The floor above is a shared volume's, and what the pod's file system takes to make such
-        // files: ext4 looks at each inode that was freed in the last minutes before it takes one
-        // (`recently_deleted`, `fs/ext4/ialloc.c`), so after other jobs' pods have gone a file
-        // takes half a millisecond in place of 30 µs, whoever makes it.
         self.tell(Row::over(
-            format!("what exceeds shared (floor: tar of {files})"),
+            format!("what exceeds it (floor: tar of {files})"),
             "ms",
             tars,
             copied,
@@ -211,19 +205,6 @@ impl Bench<'_> {
         }
     }
 
-    /// What it takes to make the same files once more in the pod, without a way to them.
-    async fn made_there(&self) -> anyhow::Result<f64> {
-        let mut job = self.job_seat().await?;
-        let mut measured = 0.0;
-        for script in [
-            "tar cf /tmp/files.tar -C /__w/demo/demo files",
-            "mkdir /__w/there && tar xf /tmp/files.tar -C /__w/there",
-        ] {
-            measured = in_shell(&mut job, script).await?.wall_ms;
-        }
-        Ok(measured)
-    }
-
     /// The files of the workspace through a plain `tar` and one exec.
     async fn tar(&self) -> anyhow::Result<f64> {
         let from = self.hook.seat.path(FILES);
@@ -243,6 +224,8 @@ impl Bench<'_> {
             .try_into()
             .context("failed to hand on what tar writes")?;
         let (wall, _) = self.exec(&["/bin/sh", "-c", place], output).await?;
+        let clear = ["/bin/sh", "-c", "rm -rf /__w/plain"];
+        self.exec(&clear, Stdio::null()).await?;
         Ok(wall)
     }
 
