@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -163,6 +164,31 @@ func TestDeletedParentGoesWithItsLastClone(t *testing.T) {
 	eventually(t, func() bool { return b.count() == 0 })
 	if len(b.pool.snapshots) != 0 {
 		t.Errorf("snapshots %v", b.pool.snapshots)
+	}
+}
+
+// What is tried in vain takes its time too, and a line may be hundreds long.
+func TestLineOfClonesGoesInOnePassWithoutVainAttempts(t *testing.T) {
+	const length = 50
+	b := newBed(t)
+	source := ""
+	for n := range length {
+		name := fmt.Sprintf("v%02d", n)
+		b.mustCreate(t, request(name, gi, source))
+		source = name
+	}
+	for n := range length {
+		b.mustDelete(t, fmt.Sprintf("v%02d", n))
+	}
+	left, destroyed := b.controller.reaper.pass()
+	attempts := 0
+	for _, command := range b.pool.commands {
+		if strings.HasPrefix(command, "destroy -r ") {
+			attempts++
+		}
+	}
+	if left != 0 || !destroyed || attempts != length {
+		t.Errorf("%d of %d volumes are left after %d attempts", left, length, attempts)
 	}
 }
 

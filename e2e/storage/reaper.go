@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -50,33 +51,43 @@ func (r *reaper) run(ctx context.Context) {
 	}
 }
 
-// pass tries every marked volume once. Clones come first, so that one pass
-// takes a whole family.
+// pass tries every marked volume that has no clones once, and then those whose last clone
+// went: one pass takes a whole family, however long its line. Between two volumes others
+// may change the pool.
 func (r *reaper) pass() (left int, destroyed bool) {
-	r.zfs.mu.Lock()
-	defer r.zfs.mu.Unlock()
 	all, err := r.zfs.volumes()
 	if err != nil {
 		slog.Error("reaper", "err", err)
 		return 1, false
 	}
+	clones := map[string]int{}
+	for _, v := range all {
+		clones[v.parent()]++
+	}
+	marked := slices.DeleteFunc(all, func(v volume) bool { return !v.deleting })
+	left = len(marked)
 	for again := true; again; {
-		again, left = false, 0
-		var rest []volume
-		for _, v := range all {
-			if !v.deleting {
-				continue
+		again = false
+		marked = slices.DeleteFunc(marked, func(v volume) bool {
+			if clones[v.dataset] > 0 {
+				return false
 			}
-			if err := r.zfs.destroy(v); err != nil {
+			if err := r.destroy(v); err != nil {
 				slog.Info("destroy later", "volume", v.id(), "err", err)
-				rest, left = append(rest, v), left+1
-				continue
+				return true
 			}
 			slog.Info("destroyed", "volume", v.id())
+			clones[v.parent()]--
+			left--
 			again, destroyed = true, true
-		}
-		all = rest
-		again = again && left > 0
+			return true
+		})
 	}
 	return left, destroyed
+}
+
+func (r *reaper) destroy(v volume) error {
+	r.zfs.mu.Lock()
+	defer r.zfs.mu.Unlock()
+	return r.zfs.destroy(v)
 }

@@ -1,6 +1,9 @@
 package main
 
-import "path"
+import (
+	"path"
+	"strings"
+)
 
 const (
 	mi = int64(1) << 20
@@ -25,6 +28,12 @@ type volume struct {
 }
 
 func (v volume) id() string { return path.Base(v.dataset) }
+
+// parent is the data set that it was cloned from, or "".
+func (v volume) parent() string {
+	dataset, _, _ := strings.Cut(v.origin, "@")
+	return dataset
+}
 
 // poolname is what a StorageClass calls the pool: the data set's parent, which
 // may itself be a data set below the pool.
