@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status as End;
@@ -13,6 +14,8 @@ use super::{Cluster, ClusterError};
 
 /// What may wait in each direction.
 const BUFFER: usize = 256 * 1024;
+/// How long words are awaited that the status has overtaken.
+const REST: Duration = Duration::from_millis(50);
 
 /// Columns and rows of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +26,20 @@ pub struct Size {
     pub height: u16,
 }
 
+type Reading = Box<dyn AsyncRead + Unpin>;
+
 /// The program. Dropping it breaks the connection.
 pub struct Shell {
     process: AttachedProcess,
-    status: Pin<Box<dyn Future<Output = Option<End>>>>,
     stdin: Option<Box<dyn AsyncWrite + Unpin>>,
-    stdout: Box<dyn AsyncRead + Unpin>,
-    stderr: Option<Box<dyn AsyncRead + Unpin>>,
+    words: Words,
+}
+
+/// What it says, until each stream has ended.
+struct Words {
+    stdout: Option<Reading>,
+    stderr: Option<Reading>,
+    status: Pin<Box<dyn Future<Output = Option<End>>>>,
 }
 
 impl std::fmt::Debug for Shell {
@@ -81,10 +91,12 @@ impl Cluster {
         let status = process.take_status();
         Ok(Shell {
             process,
-            status: Box::pin(async { status?.await }),
             stdin: Some(Box::new(stdin)),
-            stdout: Box::new(stdout),
-            stderr: stderr.map(|stderr| Box::new(stderr) as Box<dyn AsyncRead + Unpin>),
+            words: Words {
+                stdout: Some(Box::new(stdout)),
+                stderr: stderr.map(|stderr| Box::new(stderr) as Reading),
+                status: Box::pin(async { status?.await }),
+            },
         })
     }
 }
@@ -111,39 +123,58 @@ impl Shell {
 
     /// What it says next.
     pub async fn next(&mut self, out: &mut [u8], errors: &mut [u8]) -> io::Result<Said> {
-        let stderr = self.stderr.as_mut();
-        let errors_read = async {
-            match stderr {
-                Some(stderr) => stderr.read(errors).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            read = self.stdout.read(out) => match read? {
-                0 => {}
-                count => return Ok(Said::Out(count)),
-            },
-            read = errors_read => match read? {
-                0 => self.stderr = None,
-                count => return Ok(Said::Err(count)),
-            },
-            status = &mut self.status => return self.rest(status, out).await,
-        }
-        // A stream has ended; the status follows.
-        let status = (&mut self.status).await;
-        Ok(Said::End(status.as_ref().map(code)))
+        self.words.next(out, errors).await
     }
+}
 
-    /// The status may overtake the last words.
-    async fn rest(&mut self, status: Option<End>, out: &mut [u8]) -> io::Result<Said> {
-        const REST: std::time::Duration = std::time::Duration::from_millis(50);
+impl Words {
+    async fn next(&mut self, out: &mut [u8], errors: &mut [u8]) -> io::Result<Said> {
+        if let Some(said) = self.read(out, errors, true).await? {
+            return Ok(said);
+        }
+        let status = (&mut self.status).await;
         let end = status.as_ref().map(code);
+        // It may overtake the last words; what a program left behind may hold the streams open.
         self.status = Box::pin(std::future::ready(status));
-        match tokio::time::timeout(REST, self.stdout.read(out)).await {
-            Ok(Ok(count @ 1..)) => Ok(Said::Out(count)),
+        let rest = tokio::time::timeout(REST, self.read(out, errors, false));
+        match rest.await {
+            Ok(Ok(Some(said))) => Ok(said),
             _ => Ok(Said::End(end)),
         }
+    }
+
+    /// What a stream brings; `None` when both have ended, or, if it `may_end`, the program has.
+    async fn read(
+        &mut self,
+        out: &mut [u8],
+        errors: &mut [u8],
+        may_end: bool,
+    ) -> io::Result<Option<Said>> {
+        while self.stdout.is_some() || self.stderr.is_some() {
+            tokio::select! {
+                biased;
+                read = read_from(&mut self.stdout, out) => match read? {
+                    0 => self.stdout = None,
+                    count => return Ok(Some(Said::Out(count))),
+                },
+                read = read_from(&mut self.stderr, errors) => match read? {
+                    0 => self.stderr = None,
+                    count => return Ok(Some(Said::Err(count))),
+                },
+                status = &mut self.status, if may_end => {
+                    self.status = Box::pin(std::future::ready(status));
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn read_from(stream: &mut Option<Reading>, buffer: &mut [u8]) -> io::Result<usize> {
+    match stream {
+        Some(stream) => stream.read(buffer).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -188,6 +219,50 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    async fn all_of(words: &mut Words) -> (Vec<u8>, Vec<u8>, Option<u8>) {
+        let (mut out, mut errors) = ([0; 2], [0; 2]);
+        let (mut said, mut complained) = (Vec::new(), Vec::new());
+        loop {
+            match words.next(&mut out, &mut errors).await.unwrap() {
+                Said::Out(count) => said.extend(&out[..count]),
+                Said::Err(count) => complained.extend(&errors[..count]),
+                Said::End(code) => return (said, complained, code),
+            }
+        }
+    }
+
+    fn words(stdout: Reading, stderr: Reading) -> Words {
+        let end = json!({"status": "Failure", "details": {"causes": [
+            {"reason": "ExitCode", "message": "2"}]}});
+        Words {
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            status: Box::pin(std::future::ready(serde_json::from_value(end).unwrap())),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_stream_that_ends_cuts_nothing_off_the_other() {
+        let mut silent = words(Box::new(tokio::io::empty()), Box::new(&b"no shell"[..]));
+        let expected = (Vec::new(), b"no shell".to_vec(), Some(2));
+        assert_eq!(all_of(&mut silent).await, expected);
+        let mut content = words(Box::new(&b"a shell"[..]), Box::new(tokio::io::empty()));
+        let expected = (b"a shell".to_vec(), Vec::new(), Some(2));
+        assert_eq!(all_of(&mut content).await, expected);
+    }
+
+    #[tokio::test]
+    async fn words_that_the_status_overtakes_are_heard_and_a_stream_left_open_is_not_awaited() {
+        let (mut far, near) = tokio::io::duplex(64);
+        let mut late = words(Box::new(near), Box::new(tokio::io::empty()));
+        let speaks = async {
+            tokio::task::yield_now().await;
+            far.write_all(b"late").await.unwrap();
+        };
+        let (heard, ()) = tokio::join!(all_of(&mut late), speaks);
+        assert_eq!(heard, (b"late".to_vec(), Vec::new(), Some(2)));
+    }
 
     #[test]
     fn an_exit_code_is_read_from_the_status() {
