@@ -36,8 +36,8 @@ use tokio::time::Instant;
 pub use error::{Act, ClusterError};
 pub use exec::Exec;
 pub use log::{CopyError, LogEnd, LogPosition, LogSource};
-pub(crate) use retry::jitter;
 use retry::{Backoff, Verdict};
+pub(crate) use retry::{jitter, pause_after};
 pub use shell::{Said, Shell, Size, send};
 pub use snapshot::{GROUP, SnapshotStatus, VolumeSnapshot, VolumeSnapshotClass};
 pub use watch::Change;
@@ -355,18 +355,17 @@ impl Cluster {
         uid: Option<&str>,
         within: Duration,
     ) -> Result<bool, ClusterError> {
-        let end = Instant::now() + within;
-        let mut pause = Duration::from_millis(50);
+        let begin = Instant::now();
         loop {
             match self.get::<Pod>(name).await? {
                 Some(pod) if uid.is_none() || pod.metadata.uid.as_deref() == uid => {}
                 _ => return Ok(true),
             }
-            if Instant::now() + pause > end {
+            let pause = pause_after(begin.elapsed());
+            if begin.elapsed() + pause > within {
                 return Ok(false);
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(250));
         }
     }
 

@@ -37,6 +37,12 @@ impl Backoff {
     }
 }
 
+/// The pause before the next look at what has been `waited` for so long already: what comes
+/// quickly is seen quickly, what takes minutes an eighth late and two seconds at most.
+pub(crate) fn pause_after(waited: Duration) -> Duration {
+    (waited / 8).clamp(Duration::from_millis(50), Duration::from_secs(2))
+}
+
 /// A number between 0 and 1.
 pub(crate) fn jitter() -> f64 {
     // Without random numbers all hooks wait alike, which is bad manners but not an error.
@@ -128,6 +134,24 @@ mod tests {
 
     fn status(code: u16, reason: &str, message: &str) -> Status {
         Status::failure(message, reason).with_code(code)
+    }
+
+    #[test]
+    fn what_is_awaited_is_looked_at_often_at_first_and_seldom_later() {
+        let looks = |within: Duration| {
+            let mut waited = Duration::ZERO;
+            let mut looks = 0;
+            while waited < within {
+                let pause = pause_after(waited);
+                assert!(pause <= Duration::from_millis(50).max(waited / 8));
+                waited += pause;
+                looks += 1;
+            }
+            looks
+        };
+        assert_eq!(looks(Duration::from_millis(400)), 8);
+        assert!(looks(Duration::from_secs(16)) < 50);
+        assert!(looks(Duration::from_mins(5)) < 200);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::output;
 use crate::cache::promote::{self, Outcome};
 use crate::cache::record::{CacheRecord, Promotion, Target, Verify};
 use crate::cache::{gc, verify};
-use crate::cluster::{Cluster, ClusterError, LogSource};
+use crate::cluster::{Cluster, ClusterError, LogSource, pause_after};
 use crate::config::Config;
 use crate::fault;
 use crate::pod::RunnerPod;
@@ -23,8 +23,6 @@ use crate::worker_log::{self, JobState};
 const TAKE_DOWN: Duration = Duration::from_mins(1);
 /// What Kubernetes gives a pod that asks for nothing.
 const DEFAULT_GRACE: i64 = 30;
-/// How often a pod that verifies is looked at.
-const LOOK: Duration = Duration::from_millis(250);
 /// How long the old ones may be looked for at the end of a job.
 const TIDY: Duration = Duration::from_secs(5);
 /// How many earlier clones a generation may hang on before the log says what to do.
@@ -197,7 +195,8 @@ impl<'a> Finish<'a> {
     }
 
     async fn verdict(&self, name: &str) -> Result<Result<(), String>, ClusterError> {
-        let end = Instant::now() + Duration::from_secs(verify::LIMIT.into());
+        let begin = Instant::now();
+        let limit = Duration::from_secs(verify::LIMIT.into());
         loop {
             let Some(pod) = self.cluster.get::<Pod>(name).await? else {
                 return Ok(Err("its pod was deleted".to_owned()));
@@ -205,10 +204,10 @@ impl<'a> Finish<'a> {
             if let Some(verdict) = verify::verdict(&pod) {
                 return Ok(verdict);
             }
-            if Instant::now() >= end {
+            if begin.elapsed() >= limit {
                 return Ok(Err(format!("it did not end within {} s", verify::LIMIT)));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(pause_after(begin.elapsed())).await;
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::tell;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, pause_after};
 use crate::explain::{self, End, Evidence, Judgement, Subject};
 use crate::spool::Nonce;
 
@@ -21,7 +21,6 @@ const SOURCE: &str = "source";
 const OF_JOB: &str = "batch.kubernetes.io/job-name";
 /// Where a rebase finds what it copies.
 pub const SOURCE_PATH: &str = "/source";
-const LOOK: Duration = Duration::from_millis(500);
 
 /// How a Job writes.
 #[derive(Debug, Clone, Args)]
@@ -184,7 +183,7 @@ impl Filling<'_> {
                 claim = self.claim
             )
         };
-        let end = Instant::now() + self.how.timeout;
+        let begin = Instant::now();
         let subject = Subject {
             container: CONTAINER,
             services: &[],
@@ -214,11 +213,11 @@ impl Filling<'_> {
                     Judgement::Running | Judgement::Waiting(_) => failing = None,
                 }
             }
-            if Instant::now() > end {
+            if begin.elapsed() > self.how.timeout {
                 let limit = self.how.timeout.as_secs();
                 return Err(failed(&format!("it was not done after {limit} s")));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(pause_after(begin.elapsed())).await;
         }
     }
 }

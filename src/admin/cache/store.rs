@@ -16,7 +16,7 @@ use crate::cache::{
     Base, Generation, Generations, Key, Kind, Line, Lineage, PARENT_ANNOTATION, ROLE_LABEL, Role,
     clone,
 };
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, pause_after};
 use crate::pod::names;
 use crate::spool::Nonce;
 
@@ -27,7 +27,6 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const ATTEMPTS: u32 = 10;
 /// How long a claim may take to be bound that no pod must mount first.
 const BINDING: Duration = Duration::from_mins(2);
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Reads a line, changes it, and stores it if nobody else has changed it meanwhile; else again.
 /// A change must find what it has done already: an answer may have been lost on its way.
@@ -232,7 +231,7 @@ pub async fn create(
 
 /// Waits until a claim is bound.
 pub async fn bound(cluster: &Cluster, name: &str) -> anyhow::Result<PersistentVolumeClaim> {
-    let end = Instant::now() + BINDING;
+    let begin = Instant::now();
     loop {
         let found = cluster.get::<PersistentVolumeClaim>(name).await?;
         match clone::usable(found.as_ref(), None) {
@@ -241,7 +240,7 @@ pub async fn bound(cluster: &Cluster, name: &str) -> anyhow::Result<PersistentVo
                     return Ok(found);
                 }
             }
-            Err(why) if Instant::now() > end => bail!(
+            Err(why) if begin.elapsed() > BINDING => bail!(
                 "wait for claim `{name}`: {why} after {} s; `kubectl describe pvc -n {} {name}` \
                  tells why; delete it then",
                 BINDING.as_secs(),
@@ -249,7 +248,7 @@ pub async fn bound(cluster: &Cluster, name: &str) -> anyhow::Result<PersistentVo
             ),
             Err(_) => {}
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause_after(begin.elapsed())).await;
     }
 }
 
