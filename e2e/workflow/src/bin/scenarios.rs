@@ -38,7 +38,7 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// So many at a time at most.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 4)]
         lanes: usize,
         /// Also those that take very long.
         #[arg(long)]

@@ -324,8 +324,7 @@ fn cached() -> [Scenario; 9] {
             "a cache whose generations are snapshots is restored and promoted",
             snapshots::of_a_cache,
         )
-        .within(Duration::from_mins(4))
-        .alone(),
+        .within(Duration::from_mins(4)),
         Scenario::code(
             "a parent on another node than the work volume is passed over or explained",
             nodes::parents_elsewhere,
