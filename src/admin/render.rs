@@ -192,6 +192,7 @@ impl Runner {
             uid: UID.to_owned(),
             node: Some(self.node.clone()),
             image: None,
+            image_digest: None,
             pull_secrets: self.pull_secret.clone(),
             work_claim: Some(WorkClaim {
                 claim: claim.unwrap_or_else(|| format!("{}-work", self.pod_name)),

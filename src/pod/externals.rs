@@ -21,6 +21,29 @@ pub fn runner_image(inputs: &Inputs<'_>) -> Option<String> {
     inputs.config.runner_image.clone().or(of_pod)
 }
 
+/// The same, as it was when the runner's pod started: what is mounted are the programs that this very
+/// runner has, whatever its tag means by now.
+fn exact_image(inputs: &Inputs<'_>) -> Option<String> {
+    let digest = inputs.runner.and_then(|runner| runner.image_digest.clone());
+    inputs
+        .config
+        .runner_image
+        .clone()
+        .or(digest)
+        .or_else(|| runner_image(inputs))
+}
+
+/// What to say of a pod to which programs are copied although they were to be mounted.
+#[must_use]
+pub fn not_mounted(inputs: &Inputs<'_>, mounted: Option<&Mounted>) -> Option<String> {
+    let asked = inputs.config.externals == Externals::Image;
+    (asked && mounted.is_none()).then(|| {
+        "`ARC_HOOK_EXTERNALS` is `image`, and which image that is nobody says: this is no runner's pod, \
+         and `ACTIONS_RUNNER_IMAGE` is not set; node and the like are copied"
+            .to_owned()
+    })
+}
+
 /// A mount of the runner's programs out of its image; `None` where they are copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
@@ -42,7 +65,7 @@ impl Mounted {
         };
         let externals = &inputs.config.paths.externals;
         Some(Self {
-            image: runner_image(inputs).filter(|_| wanted)?,
+            image: exact_image(inputs).filter(|_| wanted)?,
             // There it is; another node may have an older one of that name.
             pull_policy: stays.then(|| "IfNotPresent".to_owned()),
             sub_path: externals.strip_prefix("/").ok()?.to_str()?.to_owned(),

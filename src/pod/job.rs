@@ -85,6 +85,7 @@ pub fn job(inputs: &Inputs<'_>, request: &PrepareJob) -> Result<Plan, SpecError>
     manifest::finish(inputs, &mut pod, user.uid(), user.gid(), user.fs_group())?;
 
     let mut warnings = shared.warnings;
+    warnings.extend(sources.warning(inputs));
     let companion = companion(
         container
             .entry_point

@@ -21,6 +21,8 @@ pub struct RunnerPod {
     pub node: Option<String>,
     /// Image of the runner's container, for our own containers.
     pub image: Option<String>,
+    /// The same by its digest, as its node found it: a tag may have come to mean another since.
+    pub image_digest: Option<String>,
     /// Names of its pull secrets.
     pub pull_secrets: Vec<String>,
     /// The claim behind its work directory; absent when that is no claim a second pod could mount.
@@ -74,6 +76,7 @@ impl RunnerPod {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             node: spec.node_name.clone(),
             image: container.and_then(|container| container.image.clone()),
+            image_digest: container.and_then(|container| digest(pod, &container.name)),
             pull_secrets: spec
                 .image_pull_secrets
                 .iter()
@@ -91,6 +94,18 @@ impl RunnerPod {
             mounts_images: false,
         }
     }
+}
+
+/// The image of a container by its digest. Docker says before it how it came by it
+/// (cri-dockerd, `docker_image.go`: `docker-pullable://`), and an image that came from no registry has
+/// none that could be pulled.
+fn digest(pod: &Pod, container: &str) -> Option<String> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let status = statuses.iter().find(|status| status.name == container)?;
+    let id = status.image_id.as_str();
+    let id = id.strip_prefix("docker-pullable://").unwrap_or(id);
+    let (name, _) = id.split_once("@sha256:")?;
+    (!name.is_empty() && !name.contains("://")).then(|| id.to_owned())
 }
 
 /// The mount whose path holds the work directory, the deepest where several do.

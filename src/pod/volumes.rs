@@ -105,6 +105,12 @@ impl Sources {
         self.externals.is_none()
     }
 
+    /// What the log is to say of that.
+    #[must_use]
+    pub fn warning(&self, inputs: &Inputs<'_>) -> Option<String> {
+        externals::not_mounted(inputs, self.externals.as_ref())
+    }
+
     /// The workspace below the work directory.
     #[must_use]
     pub fn workspace(&self) -> String {

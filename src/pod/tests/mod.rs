@@ -52,6 +52,7 @@ impl World {
                 uid: "6f1c9e5a-4a8e-4c7b-9a51-0d8f6c0b2a11".to_owned(),
                 node: Some("node-1".to_owned()),
                 image: Some("ghcr.io/arc-hook/runner:latest".to_owned()),
+                image_digest: None,
                 pull_secrets: Vec::new(),
                 work_claim: Some(WorkClaim {
                     claim: "linux-x64-9k2rw-runner-b7xqd-work".to_owned(),

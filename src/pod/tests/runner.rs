@@ -72,3 +72,29 @@ fn what_a_second_pod_cannot_mount_is_no_work_claim() {
         None
     );
 }
+
+#[test]
+fn the_image_is_known_by_its_digest_where_a_registry_has_it() {
+    let digest = |id: &str| {
+        let mut pod = pod(
+            &json!([{"name": "work", "mountPath": "/home/runner/_work"}]),
+            &json!([]),
+        );
+        let status = json!({"containerStatuses": [
+            {"name": "proxy", "image": "", "imageID": "envoy@sha256:22", "ready": true, "restartCount": 0},
+            {"name": "runner", "image": "", "imageID": id, "ready": true, "restartCount": 0},
+        ]});
+        pod.status = serde_json::from_value(status).unwrap();
+        RunnerPod::from_pod(&pod, &World::new("").config).image_digest
+    };
+    let exact = "ghcr.io/arc-hook/runner@sha256:11";
+    assert_eq!(digest(exact).as_deref(), Some(exact));
+    assert_eq!(
+        digest(&format!("docker-pullable://{exact}")).as_deref(),
+        Some(exact)
+    );
+    for id in ["", "sha256:11", "docker://sha256:11", "@sha256:11"] {
+        assert_eq!(digest(id), None, "{id}");
+    }
+    assert_eq!(read(&json!([]), &json!([])).image_digest, None);
+}

@@ -168,6 +168,11 @@ fn where_the_node_can_the_runners_programs_are_mounted_out_of_its_image() {
         json!({"reference": "ghcr.io/arc-hook/runner:latest", "pullPolicy": "IfNotPresent"});
     assert_eq!(mounted(&world), Some((volume(there), mount.clone())));
 
+    let exact = "ghcr.io/arc-hook/runner@sha256:11";
+    world.runner.as_mut().unwrap().image_digest = Some(exact.to_owned());
+    let there = json!({"reference": exact, "pullPolicy": "IfNotPresent"});
+    assert_eq!(mounted(&world), Some((volume(there), mount.clone())));
+
     world.config.externals = Externals::Copy;
     assert_eq!(mounted(&world), None, "they are to be copied");
 
@@ -180,9 +185,30 @@ fn where_the_node_can_the_runners_programs_are_mounted_out_of_its_image() {
         world.config.externals = Externals::Auto;
         assert_eq!(mounted(&world), None, "{work:?}");
         world.config.externals = Externals::Image;
-        let image = json!({"reference": "ghcr.io/arc-hook/runner:latest"});
+        let image = json!({"reference": exact});
         assert_eq!(mounted(&world), Some((volume(image), mount.clone())));
     }
+}
+
+#[test]
+fn programs_that_are_copied_although_they_were_to_be_mounted_are_told_of() {
+    let mut world = World::new("");
+    let warnings = |world: &World| {
+        let plan = world.job(&request("alpine", Vec::new()));
+        let told = plan.warnings.join("\n");
+        assert_eq!(
+            plan.copies_externals,
+            told.contains("node and the like are copied")
+        );
+        told
+    };
+    world.config.externals = Externals::Image;
+    assert_eq!(warnings(&world), "");
+    world.runner = None;
+    let told = warnings(&world);
+    assert!(told.contains("`ACTIONS_RUNNER_IMAGE`"), "{told}");
+    world.config.runner_image = Some("ghcr.io/arc-hook/runner:1".to_owned());
+    assert_eq!(warnings(&world), "");
 }
 
 #[test]
