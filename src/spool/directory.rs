@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, IFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -258,6 +258,29 @@ impl Directory {
             RenameFlags::empty(),
         )
         .map_err(|errno| self.failure("rename to", to, errno))
+    }
+
+    /// Moves a directory of this one to another one.
+    pub fn hand_over(&self, from: &str, other: &Self, to: &str) -> Result<(), FileError> {
+        let from = self.component(from.as_ref())?;
+        rustix::fs::renameat(
+            &self.handle,
+            from,
+            &other.handle,
+            other.component(to.as_ref())?,
+        )
+        .map_err(|errno| other.failure("rename to", to, errno))
+    }
+
+    /// Tells ext4 that what is in this directory does not belong together (`chattr +T`), so that it
+    /// puts each directory that is made here into a part of the disk that it draws by its name.
+    /// Other file systems know nothing of that.
+    pub fn scatter(&self) -> io::Result<()> {
+        let flags = rustix::fs::ioctl_getflags(&self.handle)?;
+        Ok(rustix::fs::ioctl_setflags(
+            &self.handle,
+            flags | IFlags::TOPDIR,
+        )?)
     }
 
     /// Gives a file of this directory the same name in another one, too.
