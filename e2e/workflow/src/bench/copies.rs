@@ -36,26 +36,29 @@ const STARTING: &str = "a container more starts with such a pod";
 const STREAMS: &str = "API server, kubelet and runtime carry each byte on the same cores";
 
 impl Bench<'_> {
-    /// `prepare_job`, script steps, logs and large files of a runner without a volume.
+    /// `prepare_job`, script steps and logs of a runner without a volume.
     pub(super) async fn copies(&mut self) -> anyhow::Result<()> {
+        self.copying(async |bench, sharing| {
+            bench.streams().await?;
+            for count in COUNTS {
+                bench.prepares_with(sharing, count).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Measures with a runner that has no volume, beside the one that has.
+    pub(super) async fn copying(
+        &mut self,
+        measure: impl AsyncFnOnce(&mut Self, &mut Hook) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let copying = Hook::start(&self.cluster, Role::NoVolume).await?;
-        let sharing = std::mem::replace(&mut self.hook, copying);
-        let mut sharing = sharing;
-        let measured = self.copied(&mut sharing).await;
+        let mut sharing = std::mem::replace(&mut self.hook, copying);
+        let measured = Box::pin(measure(self, &mut sharing)).await;
         let copying = std::mem::replace(&mut self.hook, sharing);
         let removed = copying.runner.remove().await;
         measured.and(removed)
-    }
-
-    async fn copied(&mut self, sharing: &mut Hook) -> anyhow::Result<()> {
-        self.hook.prepare_job(&[]).await?;
-        self.end_job().await?;
-        for count in COUNTS {
-            self.prepares_with(sharing, count).await?;
-        }
-        self.large_files().await?;
-        self.many_files().await?;
-        self.streams().await
     }
 
     /// With so many files in the workspace: `prepare_job`, then steps that change none of them.

@@ -25,8 +25,17 @@ const EACH: usize = 1000;
 const GLANCE: Duration = Duration::from_millis(10);
 
 impl Bench<'_> {
+    /// What hook and relay have resident, of a runner without a volume.
+    pub(super) async fn flatness(&mut self) -> anyhow::Result<()> {
+        self.copying(async |bench, _| {
+            bench.large_files().await?;
+            bench.many_files().await
+        })
+        .await
+    }
+
     /// Neither the hook's memory nor the relay's grows with the size of what is copied.
-    pub(super) async fn large_files(&mut self) -> anyhow::Result<()> {
+    async fn large_files(&mut self) -> anyhow::Result<()> {
         let mut hooks = [Vec::new(), Vec::new()];
         let mut relays = [Vec::new(), Vec::new()];
         for (at, bytes) in [SMALL, LARGE].into_iter().enumerate() {
@@ -54,7 +63,7 @@ impl Bench<'_> {
     }
 
     /// Nor with their number, up and down.
-    pub(super) async fn many_files(&mut self) -> anyhow::Result<()> {
+    async fn many_files(&mut self) -> anyhow::Result<()> {
         let mut hooks = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
         let mut relays = hooks.clone();
         for (at, directories) in [1, MANY / EACH].into_iter().enumerate() {

@@ -43,6 +43,8 @@ pub enum Group {
     Idle,
     /// A runner that shares no volume with its jobs.
     Copies,
+    /// What such a runner's hook has in memory, whatever is copied.
+    Flat,
     /// Clones of small and large parents.
     Clones,
     /// One line, promoted again and again.
@@ -100,6 +102,9 @@ impl Bench<'_> {
         }
         if groups.contains(&Group::Copies) {
             self.copies().await?;
+        }
+        if groups.contains(&Group::Flat) {
+            self.flatness().await?;
         }
         if groups.contains(&Group::Clones) {
             self.clones().await?;

@@ -18,7 +18,7 @@ struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "jobs,steps,logs,idle,copies,programs,clones,generations"
+        default_value = "jobs,steps,logs,idle,copies,flat,programs,clones,generations"
     )]
     only: Vec<Group>,
     /// How often each pair of floor and ours is measured.
