@@ -3,6 +3,7 @@
 //! A step has its name before it is sent. A connection that breaks is made anew, and goes on at the
 //! byte of the log that arrived; a step that was handed over is never sent again.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::link::{Link, LinkError};
 use super::parcel::Parcel;
 use super::remote::Remote;
 use super::step_files::{self, Returned};
+use crate::cluster::Exec;
 use crate::spool::client::{self, Liveness, StepError};
 use crate::spool::signals::Signals;
 use crate::spool::{Exit, GATE, Nonce, Ready, StepRequest};
@@ -47,25 +49,37 @@ pub struct Carried {
 
 impl Remote<'_> {
     /// Waits for the supervisor, and gives the pod what the runner has, and `files` besides, each
-    /// with its path in archives. `None` when a signal came first.
+    /// with its path in archives, by a `relay` that runs, if there is one. `None` when a signal came
+    /// first.
     pub fn prepare(
         &self,
+        relay: Option<Exec>,
         files: &[(String, PathBuf)],
         signals: &Signals,
         liveness: &mut dyn Liveness,
         within: Duration,
     ) -> anyhow::Result<Option<Ready>> {
         let what = format!("copy the runner's files to pod `{}`", self.pod);
-        let once = || self.prepare_once(files, signals);
+        let relay = Cell::new(relay);
+        let once = || self.prepare_once(relay.take(), files, signals);
         persist(&what, within, signals, liveness, once)
     }
 
-    fn prepare_once(&self, files: &[(String, PathBuf)], signals: &Signals) -> Result<Ready, Break> {
+    fn prepare_once(
+        &self,
+        relay: Option<Exec>,
+        files: &[(String, PathBuf)],
+        signals: &Signals,
+    ) -> Result<Ready, Break> {
         let next = Nonce::random().map_err(StepError::Name)?;
         let parcel = self.pack(&next, files.to_vec(), signals)?;
-        let mut link = self.link()?;
+        let mut link = match relay {
+            Some(relay) => Link::to(self.api, relay),
+            None => self.link()?,
+        };
         link.send_json(Kind::Begin, &self.begin(None, &next))?;
         let hello = hello(&link.expect(Kind::Hello, Some(signals))?.bytes)?;
+        tracing::debug!("the relay has answered");
         let ready = client::check_ready(hello.ready.to_string().as_bytes(), self.nonce)?;
         let packed = self.send_parcel(&mut link, &hello, parcel, signals)?;
         link.expect(Kind::Accepted, Some(signals))?;
@@ -246,6 +260,7 @@ impl Remote<'_> {
         link.send_json(Kind::Begin, &self.begin(Some(crossing), &crossing.next))?;
         let waiting = (!crossing.sent).then_some(end.signals);
         let hello = hello(&link.expect(Kind::Hello, waiting)?.bytes)?;
+        tracing::debug!("the relay has answered");
         if hello.known {
             drop(parcel);
             crossing.sent = true;
@@ -263,9 +278,12 @@ impl Remote<'_> {
                 None => self.pack_step(crossing, end)?,
             };
             self.send_step(&mut link, &hello, crossing, parcel, end.signals)?;
+            tracing::debug!(phase = "files copied in");
         }
         let exit = follow(&mut link, crossing, end.log, end.signals, end.liveness)?;
-        crossing.exit = Some(exit.clone());
+        if crossing.exit.replace(exit.clone()).is_none() {
+            tracing::debug!(phase = "step ended", ?exit, "step ended");
+        }
         let scripts = crossing.scripts.iter();
         self.fetch(
             &mut link,
@@ -274,6 +292,7 @@ impl Remote<'_> {
             end.returned,
             end.signals,
         )?;
+        tracing::debug!(phase = "files copied out");
         link.finish();
         Ok(exit)
     }

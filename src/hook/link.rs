@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::api::Api;
-use crate::cluster::{ClusterError, Exec};
+use crate::cluster::{Cluster, ClusterError, Exec};
 use crate::spool::signals::Signals;
 use crate::spool::tree::{BINARY, HOOK_MOUNT, SPOOL_MOUNT};
 use crate::transport::frame::{self, Decoder, Frame, Kind};
@@ -15,6 +15,12 @@ const MUTE: Duration = Duration::from_secs(15);
 const PING: Duration = Duration::from_secs(5);
 /// How long a relay that has all it needs may take to say so.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// No pod starts sooner after it was created.
+const EARLIEST: Duration = Duration::from_millis(300);
+/// How often it is tried to start a relay in one that may not have started yet, and the pauses between.
+const EARLY_TRIES: u32 = 20;
+const EARLY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why there is no more to come.
 #[derive(Debug)]
@@ -48,27 +54,55 @@ pub struct Link<'a> {
     pinged: Instant,
 }
 
+/// Starts a relay in a container of a pod.
+async fn start_relay(cluster: &Cluster, pod: &str, container: &str) -> Result<Exec, ClusterError> {
+    let program = format!("{HOOK_MOUNT}/{BINARY}");
+    let command = [program, "relay".to_owned(), SPOOL_MOUNT.to_owned()];
+    cluster.exec(pod, container, &command).await
+}
+
+/// Starts a relay in a container of a pod that was just created, as soon as that runs. Never, when it
+/// is late: what keeps it is for others to tell.
+///
+/// The runtime knows that a container runs up to a second before the API server does, because the
+/// kubelet asks it once a second (kubernetes v1.36, `pkg/kubelet/kubelet.go`,
+/// `genericPlegRelistPeriod`), and an exec asks the runtime.
+pub async fn start_early_relay(cluster: &Cluster, pod: &str, container: &str) -> Exec {
+    tokio::time::sleep(EARLIEST).await;
+    for _ in 0..EARLY_TRIES {
+        if let Ok(exec) = start_relay(cluster, pod, container).await {
+            return exec;
+        }
+        tokio::time::sleep(EARLY_PAUSE).await;
+    }
+    std::future::pending().await
+}
+
 impl<'a> Link<'a> {
     /// Starts a relay in a container of the pod.
     pub fn open(api: &'a Api, pod: &str, container: &str) -> Result<Self, LinkError> {
-        let program = format!("{HOOK_MOUNT}/{BINARY}");
-        let command = [program, "relay".to_owned(), SPOOL_MOUNT.to_owned()];
-        let exec = api
-            .run(api.cluster.exec(pod, container, &command))
-            .map_err(|error| match &error {
-                // The pod itself will tell what is the matter with it.
-                ClusterError::Refused { code, .. } if *code == 401 || *code == 403 => {
-                    LinkError::Refused(error.to_string())
-                }
-                _ => LinkError::Lost(error.to_string()),
-            })?;
-        Ok(Self {
+        let exec =
+            api.run(start_relay(&api.cluster, pod, container))
+                .map_err(|error| match &error {
+                    // The pod itself will tell what is the matter with it.
+                    ClusterError::Refused { code, .. } if *code == 401 || *code == 403 => {
+                        LinkError::Refused(error.to_string())
+                    }
+                    _ => LinkError::Lost(error.to_string()),
+                })?;
+        Ok(Self::to(api, exec))
+    }
+
+    /// To a relay that runs.
+    #[must_use]
+    pub fn to(api: &'a Api, exec: Exec) -> Self {
+        Self {
             api,
             exec,
             decoder: Decoder::default(),
             heard: Instant::now(),
             pinged: Instant::now(),
-        })
+        }
     }
 
     /// Sends a frame. Waits while the relay does not take it.

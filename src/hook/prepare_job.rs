@@ -19,7 +19,7 @@ use super::remote::Remote;
 use super::retention;
 use super::room;
 use super::surroundings::{self, Surroundings};
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError, Exec};
 use crate::config::Config;
 use crate::explain::{self, Subject};
 use crate::pod::{self, Identity, Plan, RunnerPod, SpecError, Template, User, names};
@@ -265,6 +265,7 @@ impl Preparation<'_> {
         let are_ready = |pod: Option<&Pod>| {
             services.is_empty() || pod.is_some_and(|pod| explain::all_ready(pod, &services))
         };
+        let remote = Remote::of_job(api, self.config, &self.memory, &begun.record);
         let mut wait = PodWait::new(self.cluster, &plan.name, subject, timeout);
         // Where jobs are kept, those of the node make way for one that finds no room.
         let around = &begun.around;
@@ -276,41 +277,43 @@ impl Preparation<'_> {
                 let started = wait.until(|pod| {
                     let started =
                         pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
-                    Ok(if started && are_ready(pod) {
+                    Ok(if started {
                         Progress::Arrived(())
                     } else {
                         Progress::Almost
                     })
                 });
-                room::beside(self.cluster, &plan.name, node, started).await
+                tokio::select! {
+                    biased;
+                    started = room::beside(self.cluster, &plan.name, node, started) => {
+                        started.map(|()| None)
+                    }
+                    relay = remote.early_relay() => Ok(Some(relay)),
+                }
             });
-            match started {
-                Ended::Done(Ok(())) => tracing::debug!(phase = "pod started"),
+            let relay = match started {
+                Ended::Done(Ok(relay)) => relay,
                 Ended::Done(Err(error)) => return Ended::Done(Err(error)),
                 Ended::Signal(signal) => return Ended::Signal(signal),
-            }
-            let remote = Remote::of_job(api, self.config, &self.memory, &begun.record);
-            let namespace = &begun.record.namespace;
-            let mut liveness = PodLiveness::new(namespace, &plan.name, self.nonce);
-            let entry = begun.around.entry(plan);
-            let entry = entry
-                .map(|entry| self.memory.write_entry(&entry))
-                .transpose();
-            let files = match entry {
-                Ok(entry) => entry.map(|path| ("spool/entry.json".to_owned(), path)),
-                Err(error) => return Ended::Done(Err(error)),
             };
-            return match (
-                remote.prepare(files.as_slice(), signals, &mut liveness, timeout),
-                signals.received(),
-            ) {
-                (Ok(Some(ready)), _) => {
-                    tracing::debug!(phase = "files copied in");
-                    Ended::Done(Ok((ready, wait.pod().cloned())))
-                }
-                (Ok(None), signal) => Ended::Signal(signal.unwrap_or_default()),
-                (Err(error), _) => Ended::Done(Err(error)),
+            tracing::debug!(phase = "pod started", early = relay.is_some());
+            let ready = match self.give_files(&remote, relay, signals, begun) {
+                Ended::Done(Ok(ready)) => ready,
+                Ended::Done(Err(error)) => return Ended::Done(Err(error)),
+                Ended::Signal(signal) => return Ended::Signal(signal),
             };
+            tracing::debug!(phase = "files copied in");
+            return api.run_unless_signalled(signals, async {
+                let are_ready = |pod: Option<&Pod>| {
+                    Ok(if are_ready(pod) {
+                        Progress::Arrived(())
+                    } else {
+                        Progress::Almost
+                    })
+                };
+                wait.until(are_ready).await?;
+                Ok((ready, wait.pod().cloned()))
+            });
         };
         let spool = match tree.spool() {
             Ok(spool) => spool,
@@ -331,6 +334,31 @@ impl Preparation<'_> {
             let ready = room::beside(self.cluster, &plan.name, node, waited).await?;
             Ok((ready, wait.pod().cloned()))
         })
+    }
+
+    /// Gives a pod with a volume of its own what the runner has, and what its supervisor is to run
+    /// beside the steps.
+    fn give_files(
+        &self,
+        remote: &Remote<'_>,
+        relay: Option<Exec>,
+        signals: &Signals,
+        begun: &Begun<'_>,
+    ) -> Ended<anyhow::Result<Ready>> {
+        let (namespace, timeout) = (&begun.record.namespace, self.config.prepare_timeout);
+        let mut liveness = PodLiveness::new(namespace, &begun.plan.name, self.nonce);
+        let given = || {
+            let entry = begun.around.entry(&begun.plan);
+            let entry = entry
+                .map(|entry| self.memory.write_entry(&entry))
+                .transpose()?;
+            let files = entry.map(|path| ("spool/entry.json".to_owned(), path));
+            remote.prepare(relay, files.as_slice(), signals, &mut liveness, timeout)
+        };
+        match given().transpose() {
+            Some(given) => Ended::Done(given),
+            None => Ended::Signal(signals.received().unwrap_or_default()),
+        }
     }
 }
 

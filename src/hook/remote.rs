@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::api::Api;
 use super::crossing::Crossing;
-use super::link::{Link, LinkError};
+use super::link::{self, Link, LinkError};
 use super::liveness::PodLiveness;
+use crate::cluster::Exec;
 use crate::config::Config;
 use crate::pod::names::JOB_CONTAINER;
 use crate::record::{JobRecord, Memory};
@@ -143,6 +144,11 @@ impl<'a> Remote<'a> {
         } else {
             liveness.beside_program()
         }
+    }
+
+    /// A relay in it, which was just created, if that runs soon.
+    pub(super) async fn early_relay(&self) -> Exec {
+        link::start_early_relay(&self.api.cluster, self.pod, self.container).await
     }
 
     /// A connection to it.

@@ -164,17 +164,21 @@ impl Action<'_> {
         let jobs = job.map(|job| Remote::of_job(api, config, self.memory, job));
         let started = api.run_unless_signalled(signals, async {
             self.create().await?;
-            self.started(names::JOB_CONTAINER).await
+            tokio::select! {
+                biased;
+                started = self.started(names::JOB_CONTAINER) => started.map(|()| None),
+                relay = remote.early_relay() => Ok(Some(relay)),
+            }
         });
-        match started {
+        let relay = match started {
             Ended::Signal(signal) => return Ok(128 + signal),
             Ended::Done(started) => started?,
-        }
+        };
         let namespace = api.cluster.namespace();
         let mut liveness = PodLiveness::new(namespace, &self.plan.name, self.nonce);
         let cancelled = || Ok(128 + signals.received().unwrap_or_default());
         let timeout = self.config.prepare_timeout;
-        let Some(ready) = remote.prepare(&[], signals, &mut liveness, timeout)? else {
+        let Some(ready) = remote.prepare(relay, &[], signals, &mut liveness, timeout)? else {
             return cancelled();
         };
         if let Some(jobs) = &jobs {

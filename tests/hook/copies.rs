@@ -59,6 +59,18 @@ fn a_job_without_a_volume_runs_from_preparation_to_clean_up() {
 }
 
 #[test]
+fn a_pod_gets_its_files_before_the_api_server_knows_that_it_runs() {
+    let runner = Runner::without_a_volume();
+    fs::write(runner.work().join("repo/repo/from-runner"), "runner").unwrap();
+    runner.api.state().kubelet = Kubelet::RunUntold;
+    let prepared = runner.prepare(&[]);
+    assert_eq!(prepared.code, 0, "{prepared:?}");
+    let copied = runner.volume(JOB_POD).join("w/repo/repo/from-runner");
+    assert_eq!(fs::read(copied).unwrap(), b"runner");
+    assert_eq!(runner.api.count("GET exec"), 1);
+}
+
+#[test]
 fn a_step_whose_connection_breaks_runs_once_and_its_log_is_whole() {
     let runner = Runner::without_a_volume();
     assert_eq!(runner.prepare(&[]).code, 0);

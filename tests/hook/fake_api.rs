@@ -58,6 +58,8 @@ pub enum Kubelet {
     Run,
     /// The same, but this container is not ready.
     RunButNotReady(&'static str),
+    /// The supervisor starts, and the API server does not learn of it.
+    RunUntold,
     /// Nothing.
     Idle,
     /// It stays in this state.

@@ -122,6 +122,10 @@ impl State {
             match self.kubelet.clone() {
                 Kubelet::Idle => {}
                 Kubelet::Run => self.start(&name, &mut new),
+                Kubelet::RunUntold => {
+                    self.start(&name, &mut new);
+                    new["status"] = json!({"phase": "Pending"});
+                }
                 Kubelet::RunButNotReady(container) => {
                     self.start(&name, &mut new);
                     let statuses = new["status"]["containerStatuses"].as_array_mut();
