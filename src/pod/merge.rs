@@ -9,6 +9,7 @@
 //! | labels, annotations | the template's win, but for ours |
 //! | `containers`, `initContainers` | `$name` is laid over that container, others are added |
 //! | volumes, pull secrets, env, mounts, ports | by name, claim to the template; ours stay |
+//! | a volume of ours that is an `emptyDir` | the template may bound it, or have it in memory |
 //! | probes, lifecycle, and other alternatives | the template's replaces ours whole |
 //! | `command` and `args` of `$job` | handed out, to be run beside the supervisor |
 //! | `image` and `name` of a `$name` container | stay, with a warning, as upstream |
@@ -135,8 +136,11 @@ impl Merged {
             "containers" | "initContainers" => self.containers(ours, key, theirs, targets),
             "volumes" => {
                 let kept: BTreeSet<String> = names(ours.get("volumes"));
+                let empty = [ours.get("volumes"), Some(theirs)].map(empty_dirs);
                 let warnings = by_key(ours, key, "name", theirs, |name| {
-                    kept.contains(name).then(|| {
+                    // One that is empty at first may be bounded, or be in memory.
+                    let is_empty = empty.iter().all(|names| names.contains(name));
+                    (kept.contains(name) && !is_empty).then(|| {
                         format!(
                             "template: volume `{name}` is made by this hook and stays; \
                              give yours another name"
@@ -406,6 +410,17 @@ fn names(list: Option<&Value>) -> BTreeSet<String> {
         .flatten()
         .filter_map(|element| element["name"].as_str().map(str::to_owned))
         .collect()
+}
+
+/// Names of the volumes that are empty when a pod starts, and go with it.
+fn empty_dirs(list: Option<&Value>) -> BTreeSet<String> {
+    let volumes = list.and_then(Value::as_array).into_iter().flatten();
+    let empty = volumes.filter(|volume| {
+        let sources = volume.as_object().map_or(0, Map::len);
+        // Its name and this.
+        volume["emptyDir"].is_object() && sources == 2
+    });
+    names(Some(&empty.cloned().collect()))
 }
 
 fn strings(list: &Value) -> Vec<String> {

@@ -261,3 +261,29 @@ proptest! {
         prop_assert_eq!(again.pod, pod);
     }
 }
+
+#[test]
+fn a_pods_own_volume_can_be_bounded_and_not_be_replaced() {
+    let work = |world: &World| {
+        let plan = world.job(&request("node:22", Vec::new()));
+        let volume = entry(&plan.pod["spec"]["volumes"], "name", "work").clone();
+        let told = plan.warnings.iter().any(|text| text.contains("`work`"));
+        (volume, told)
+    };
+    let bounded = json!({"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}});
+    let elsewhere = json!({"name": "work", "hostPath": {"path": "/"}});
+    let both = json!({"name": "work", "emptyDir": {}, "hostPath": {"path": "/"}});
+    for (volume, copied, taken) in [
+        (&bounded, true, true),
+        (&bounded, false, false),
+        (&elsewhere, true, false),
+        (&both, true, false),
+    ] {
+        let mut world = World::new(&json!({"spec": {"volumes": [volume]}}).to_string());
+        if copied {
+            world.config.work_volume = crate::config::WorkVolume::Copy;
+        }
+        let (found, told) = work(&world);
+        assert_eq!((found == *volume, told), (taken, !taken), "{found}");
+    }
+}

@@ -10,6 +10,8 @@ use crate::harness::runner::Options;
 
 /// Where runner and harness wait for each other.
 pub const GATES: &str = "/home/runner/jobs";
+/// A small disk, with room for the runner's programs.
+const DISK: &str = "640Mi";
 /// No call may take longer, whatever befalls it: the hook's own patience with a silent pod is 5 minutes, and
 /// nothing here lasts nearly so long.
 const LONGEST_MS: u32 = 100_000;
@@ -168,13 +170,18 @@ pub fn options(plan: &JobPlan, proxy: std::net::SocketAddr) -> Options {
     } else {
         json!({})
     };
-    let template = json!({
+    let mut template = json!({
         "metadata": {"annotations": {"arc-hook/run-as": "runner"}},
         "spec": {"containers": [{"name": "$job", "resources": {"limits": limits}}]},
     });
+    if plan.fills_the_disk() && plan.way == Way::Copy {
+        // A volume of the pod's own is as large as the node's disk, unless it is in memory.
+        template["spec"]["volumes"] =
+            json!([{"name": "work", "emptyDir": {"medium": "Memory", "sizeLimit": DISK}}]);
+    }
     Options {
         template: Some(template.to_string()),
-        work_size: plan.fills_the_disk().then(|| "640Mi".to_owned()),
+        work_size: plan.fills_the_disk().then(|| DISK.to_owned()),
         variables,
         ..Options::default()
     }

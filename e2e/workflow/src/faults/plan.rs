@@ -118,9 +118,6 @@ impl Fault {
             Self::Cut | Self::Stall | Self::Slow | Self::ApiServer if way == Way::Shared => {
                 &[Prepare, Container, Cleanup]
             }
-            // Nothing bounds the volume of a pod that has one of its own but the node's disk, which
-            // others need.
-            Self::Disk if way == Way::Copy => &[],
             Self::Supervisor | Self::Deleted | Self::Evicted | Self::Memory | Self::Disk => {
                 &[Script, Container]
             }
