@@ -239,6 +239,17 @@ pub fn long() -> Vec<Scenario> {
         )
         .within(Duration::from_mins(15))
         .alone(),
+        Scenario::code(
+            "a hook that is stopped for a minute goes on where it was, shared or not",
+            copies::stopped,
+        )
+        .within(Duration::from_mins(5)),
+        Scenario::code(
+            "a hundred thousand files cross where nothing is shared",
+            copies::many_files,
+        )
+        .within(Duration::from_mins(10))
+        .alone(),
     ]
 }
 
@@ -370,7 +381,7 @@ fn walled() -> [Scenario; 8] {
 }
 
 /// That a job whose pod shares no volume with its runner is like any other.
-fn apart() -> [Scenario; 5] {
+fn apart() -> [Scenario; 6] {
     [
         Scenario::code(
             "a job comes through that shares no volume with its runner",
@@ -392,6 +403,11 @@ fn apart() -> [Scenario; 5] {
             "files of every kind cross where nothing is shared",
             copies::files_of_every_kind,
         ),
+        Scenario::code(
+            "a cache is cloned and promoted by jobs that share no work volume",
+            copies::caches,
+        )
+        .within(Duration::from_mins(4)),
     ]
 }
 
