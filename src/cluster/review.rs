@@ -1,9 +1,12 @@
 //! What the API server says of whoever asks it, and of what lies around the runners: rights, time,
 //! version, and objects that only `arc-hook doctor` looks at.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
     SelfSubjectRulesReview, SelfSubjectRulesReviewSpec, SubjectRulesReviewStatus,
@@ -14,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::version::Info;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::fmt::rfc2822;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::client::Body;
 use kube::core::Request;
 use serde::de::DeserializeOwned;
@@ -95,12 +98,20 @@ impl Cluster {
         self.wide("persistentvolumes", name).await
     }
 
-    /// The binding of an admission policy.
-    pub async fn policy_binding(
-        &self,
-        name: &str,
-    ) -> Result<Option<ValidatingAdmissionPolicyBinding>, ClusterError> {
-        self.wide("validatingadmissionpolicybindings", name).await
+    /// Names of the admission policies that are there and have a binding that denies.
+    pub async fn denying_policies(&self) -> Result<BTreeSet<String>, ClusterError> {
+        let (policies, bindings) = tokio::try_join!(
+            self.all::<ValidatingAdmissionPolicy>("validatingadmissionpolicies"),
+            self.all::<ValidatingAdmissionPolicyBinding>("validatingadmissionpolicybindings"),
+        )?;
+        let bound: BTreeSet<String> = bindings
+            .into_iter()
+            .map(|binding| binding.spec)
+            .filter(|spec| spec.validation_actions.iter().any(|one| one == "Deny"))
+            .map(|spec| spec.policy_name)
+            .collect();
+        let there = policies.into_iter().filter_map(|one| one.metadata.name);
+        Ok(there.filter(|name| bound.contains(name)).collect())
     }
 
     /// A `ConfigMap` of the namespace.
@@ -118,6 +129,21 @@ impl Cluster {
         let api: Api<K> = Api::all(self.client.clone());
         self.attempt(self.act("get", resource, name), || api.get_opt(name))
             .await
+    }
+
+    /// Lists what lies in no namespace.
+    async fn all<K>(&self, resource: &'static str) -> Result<Vec<K>, ClusterError>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        let parameters = ListParams::default();
+        let list = self
+            .attempt(self.act("list", resource, "the cluster"), || {
+                api.list(&parameters)
+            })
+            .await?;
+        Ok(list.items)
     }
 
     /// What time it is for the server, in whole seconds; `None` when it does not say (a proxy may

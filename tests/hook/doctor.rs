@@ -31,10 +31,12 @@ pub fn installed() -> Runner {
         "namespaces",
         json!({"metadata": {"name": "ci", "labels": {"arc-hook/confine": "true"}}}),
     );
-    put(
-        "validatingadmissionpolicybindings",
-        json!({"metadata": {"name": "arc-hook-pods"}}),
-    );
+    for object in shipped("admission-policy.yaml") {
+        match object["kind"].as_str() {
+            Some("ValidatingAdmissionPolicy") => put("validatingadmissionpolicies", object),
+            _ => put("validatingadmissionpolicybindings", object),
+        }
+    }
     put("nodes", json!({"metadata": {"name": "node-1"}}));
     put("configmaps", shipped("conan-zfs.yaml").remove(0));
     let [class, mut parent] = shipped("openebs-zfs.yaml").try_into().unwrap();
@@ -112,6 +114,35 @@ fn what_could_be_better_ends_with_1() {
 }
 
 #[test]
+fn a_policy_that_no_binding_puts_in_force_is_named() {
+    let runner = installed();
+    let binding = |name: &str, action: &str| json!({"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": [action]}});
+    let bindings = "validatingadmissionpolicybindings";
+    runner
+        .api
+        .put(bindings, binding("arc-hook-programs", "Audit"));
+    let gone = (
+        "validatingadmissionpolicies".to_owned(),
+        "arc-hook-deletions".to_owned(),
+    );
+    runner.api.state().objects.remove(&gone);
+    let output = doctor(&runner, &[]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for name in ["arc-hook-deletions", "arc-hook-programs"] {
+        assert!(
+            told.contains(&format!("`{name}`, so that it can")),
+            "{told}"
+        );
+    }
+    assert!(!told.contains("`arc-hook-pods`"), "{told}");
+    assert!(
+        told.contains("kubectl apply -f hook-templates/admission-policy.yaml\n"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_template_of_a_file_is_judged_in_place_of_the_mounted_one() {
     let runner = installed();
     let refusal = "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown \
@@ -136,6 +167,7 @@ fn an_account_that_sees_little_knows_little_and_calls_it_no_fault() {
     let runner = installed();
     for resource in [
         "namespaces",
+        "validatingadmissionpolicies",
         "validatingadmissionpolicybindings",
         "nodes",
         "storageclasses",

@@ -1,6 +1,6 @@
 //! What is known of the set-up, as it was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
     Container, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -54,8 +54,8 @@ pub(super) struct Facts {
     pub ahead: Fact<i64>,
     /// The namespace.
     pub namespace: Fact<Namespace>,
-    /// Whether our admission policy is bound.
-    pub policy: Fact<()>,
+    /// Names of the admission policies that deny.
+    pub policies: Fact<BTreeSet<String>>,
     /// What is granted beside what is needed.
     pub rights: Fact<Comparison>,
     /// The runner pod.

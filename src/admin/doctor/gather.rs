@@ -27,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NONCE: &str = "00000000000000000000000000000000";
 /// Carried by the runner pods of ARC.
 const RUNNER_LABEL: (&str, &str) = ("actions-ephemeral-runner", "True");
-/// What the admission policy's binding is called, and the label that it selects.
-const POLICY: &str = "arc-hook-pods";
-const CONFINE: (&str, &str) = ("arc-hook/confine", "true");
 
 pub(super) fn gather(doctor: &Doctor) -> anyhow::Result<Facts> {
     // Of the questions only some are the account's; the rest may see more as whoever calls.
@@ -55,7 +52,7 @@ pub(super) fn gather(doctor: &Doctor) -> anyhow::Result<Facts> {
             clock.map(|clock| clock.as_second() - asked.as_second())
         }));
         facts.namespace = fact(cluster.namespace_object().await);
-        facts.policy = policy(&cluster, &facts).await;
+        facts.policies = fact(cluster.denying_policies().await.map(Some));
         facts.runner = runner(&cluster, doctor).await;
         facts.own = own.then(|| look_around(&facts));
         if let Some(node) = node(&facts) {
@@ -99,22 +96,6 @@ fn look_around(facts: &Facts) -> Own {
             gid: rustix::process::getegid().as_raw(),
         },
         shim,
-    }
-}
-
-async fn policy(cluster: &Cluster, facts: &Facts) -> Fact<()> {
-    let bound = fact(cluster.policy_binding(POLICY).await);
-    let labelled = facts.namespace.known().is_some_and(|namespace| {
-        let labels = namespace.metadata.labels.as_ref();
-        labels
-            .and_then(|labels| labels.get(CONFINE.0))
-            .map(String::as_str)
-            == Some(CONFINE.1)
-    });
-    match bound {
-        Fact::Known(_) if labelled => Fact::Known(()),
-        Fact::Known(_) | Fact::Absent => Fact::Absent,
-        Fact::Hidden(why) => Fact::Hidden(why),
     }
 }
 

@@ -1,8 +1,15 @@
 //! The runners' namespace: what its `PodSecurity` level and its policies say.
 
+use std::collections::BTreeSet;
+
 use super::Check;
 use super::facts::{Fact, Facts};
+use crate::admin::rights::{self, Feature};
+use crate::config::WorkVolume;
+use crate::pod::Template;
 
+/// By this label, with the value `true`, the bindings select namespaces.
+const CONFINE: &str = "arc-hook/confine";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 pub(super) fn examine(facts: &Facts) -> Vec<Check> {
@@ -32,7 +39,7 @@ fn level(facts: &Facts) -> Check {
     let enforced = labels
         .and_then(|labels| labels.get(ENFORCE))
         .map_or("privileged", String::as_str);
-    let settings = facts.template().map(crate::pod::Template::settings);
+    let settings = facts.template().map(Template::settings);
     let restricted = settings.is_some_and(|settings| settings.restricted);
     let host_ports = settings.is_some_and(|settings| settings.host_ports);
     match enforced {
@@ -61,25 +68,140 @@ fn level(facts: &Facts) -> Check {
 fn policy(facts: &Facts) -> Check {
     const NAME: &str = "namespace/admission-policy";
     let name = &facts.namespace_name;
-    match &facts.policy {
-        Fact::Known(()) => Check::pass(
-            NAME,
-            "an admission policy confines what the runner's account creates",
-        ),
-        Fact::Absent => Check::warn(
+    let in_force = match &facts.policies {
+        Fact::Known(names) => names,
+        Fact::Absent => &BTreeSet::new(),
+        Fact::Hidden(why) => {
+            return Check::unknown(
+                NAME,
+                format!("whether the admission policy is in force cannot be seen: {why}"),
+            );
+        }
+    };
+    let needed = needed(facts);
+    let missing: Vec<&Policy> = needed
+        .iter()
+        .filter(|policy| !in_force.contains(policy.name))
+        .copied()
+        .collect();
+    let apply = "kubectl apply -f hook-templates/admission-policy.yaml";
+    if missing.len() == needed.len() || !is_labelled(facts) {
+        return Check::warn(
             NAME,
             format!(
                 "nothing confines what service accounts create in namespace `{name}`: who can \
                  create pods can become root on a node"
             ),
-            format!(
-                "kubectl apply -f hook-templates/admission-policy.yaml && \
-                 kubectl label namespace {name} arc-hook/confine=true"
-            ),
-        ),
-        Fact::Hidden(why) => Check::unknown(
+            format!("{apply} && kubectl label namespace {name} arc-hook/confine=true"),
+        );
+    }
+    if missing.is_empty() {
+        return Check::pass(
             NAME,
-            format!("whether the admission policy is in force cannot be seen: {why}"),
+            format!(
+                "all {} admission policies that jobs need confine the runner's account",
+                needed.len()
+            ),
+        );
+    }
+    let told: Vec<String> = missing
+        .iter()
+        .map(|policy| format!("`{}`, so that it can {}", policy.name, policy.open))
+        .collect();
+    Check::warn(
+        NAME,
+        format!(
+            "the runner's account is not confined by {}: a policy of that name, or a binding of it \
+             with the action `Deny`, is missing",
+            told.join("; nor by ")
         ),
+        apply,
+    )
+}
+
+/// A policy of hook-templates/admission-policy.yaml.
+struct Policy {
+    name: &'static str,
+    /// What the runner's account can do without it.
+    open: &'static str,
+    /// Only with rights that these features ask for; ARC's own Role suffices for the others.
+    of: &'static [Feature],
+}
+
+const POLICIES: [Policy; 7] = [
+    Policy {
+        name: "arc-hook-pods",
+        open: "become root on a node by a pod that it creates",
+        of: &[],
+    },
+    Policy {
+        name: "arc-hook-secrets",
+        open: "have Kubernetes fill Secrets with the tokens of other accounts",
+        of: &[],
+    },
+    Policy {
+        name: "arc-hook-changes",
+        open: "change other runners' pods and claims",
+        of: &[Feature::Caches, Feature::Retain],
+    },
+    Policy {
+        name: "arc-hook-deletions",
+        open: "delete other runners' pods and Secrets",
+        of: &[],
+    },
+    Policy {
+        name: "arc-hook-records",
+        open: "clone other runners' volumes and write hook templates",
+        of: &[Feature::Caches, Feature::Retain],
+    },
+    Policy {
+        name: "arc-hook-programs",
+        open: "run programs in other runners' pods",
+        of: &[],
+    },
+    Policy {
+        name: "arc-hook-kinds",
+        open: "create Jobs, whose pods nothing confines",
+        of: &[],
+    },
+];
+
+fn needed(facts: &Facts) -> Vec<&'static Policy> {
+    let templates: Vec<Template> = facts.template().cloned().into_iter().collect();
+    let features = rights::features(&templates, WorkVolume::Auto);
+    POLICIES
+        .iter()
+        .filter(|policy| {
+            policy.of.is_empty() || policy.of.iter().any(|feature| features.contains(feature))
+        })
+        .collect()
+}
+
+/// Whether the namespace is one of those that the bindings select.
+fn is_labelled(facts: &Facts) -> bool {
+    let namespace = facts.namespace.known();
+    let labels = namespace.and_then(|namespace| namespace.metadata.labels.as_ref());
+    labels
+        .and_then(|labels| labels.get(CONFINE))
+        .map(String::as_str)
+        == Some("true")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn every_policy_that_is_shipped_is_known() {
+        let text = include_str!("../../../hook-templates/admission-policy.yaml");
+        let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        let shipped: Vec<&str> = objects
+            .iter()
+            .filter(|object| object["kind"] == "ValidatingAdmissionPolicy")
+            .map(|object| object["metadata"]["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(POLICIES.map(|policy| policy.name).to_vec(), shipped);
     }
 }

@@ -2,6 +2,7 @@
 
 mod faults;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;
@@ -90,6 +91,11 @@ fn parent(phase: &str, size: &str) -> Value {
            "status": {"phase": phase, "capacity": {"storage": size}}})
 }
 
+fn in_force(policies: &[&str]) -> Fact<BTreeSet<String>> {
+    let names = policies.iter().map(|name| format!("arc-hook-{name}"));
+    Fact::Known(names.collect())
+}
+
 fn healthy() -> Facts {
     let node = json!({"key": "openebs.io/nodeid", "operator": "In", "values": ["node-1"]});
     let volume = json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [
@@ -102,7 +108,15 @@ fn healthy() -> Facts {
             json!({"metadata": {"name": "arc-runners", "labels": {
             "arc-hook/confine": "true", "pod-security.kubernetes.io/enforce": "baseline"}}}),
         )),
-        policy: Fact::Known(()),
+        policies: in_force(&[
+            "pods",
+            "secrets",
+            "changes",
+            "deletions",
+            "records",
+            "programs",
+            "kinds",
+        ]),
         rights: Fact::Known(rights::compare(&needed(), &granted(&needed()))),
         runner: Fact::Known(object(runner())),
         own: Some(Own {
@@ -313,7 +327,7 @@ fn what_arcs_role_does_not_show_is_unknown_and_no_fault() {
     let why = || "the account that asks has no right to".to_owned();
     let facts = Facts {
         namespace: Fact::Hidden(why()),
-        policy: Fact::Hidden(why()),
+        policies: Fact::Hidden(why()),
         node: Fact::Hidden(why()),
         parents: [("gcc12-toolchain-main".to_owned(), Fact::Hidden(why()))].into(),
         classes: [("openebs-zfspv".to_owned(), Fact::Hidden(why()))].into(),

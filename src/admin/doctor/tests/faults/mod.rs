@@ -4,7 +4,7 @@ mod volumes;
 
 use serde_json::{Value, json};
 
-use super::{healthy, namespace, with_rights, with_runner, with_template, with_variable};
+use super::{healthy, in_force, namespace, with_rights, with_runner, with_template, with_variable};
 use crate::admin::doctor::Verdict::{self, Fail, Warn};
 use crate::admin::doctor::facts::{Fact, Facts};
 
@@ -75,8 +75,19 @@ fn of_namespace() -> Vec<Fault> {
         "arc-hook/run-as: runner\n        arc-hook/host-ports: \"true\"",
     );
     let open = Facts {
-        policy: Fact::Absent,
+        policies: in_force(&[]),
         ..healthy()
+    };
+    let half = Facts {
+        policies: in_force(&["pods", "secrets", "records", "kinds"]),
+        ..healthy()
+    };
+    let kept = Facts {
+        policies: in_force(&["pods", "secrets", "deletions", "programs", "kinds"]),
+        ..with_template(
+            "arc-hook/run-as: runner",
+            "arc-hook/run-as: runner\n        arc-hook/retain: on-failure",
+        )
     };
     vec![
         Fault("the namespace does not exist", NAME, Fail, absent),
@@ -97,6 +108,18 @@ fn of_namespace() -> Vec<Fault> {
             "namespace/admission-policy",
             Warn,
             open,
+        ),
+        Fault(
+            "some of the policies are missing",
+            "namespace/admission-policy",
+            Warn,
+            half,
+        ),
+        Fault(
+            "jobs are kept, and the policies for that are missing",
+            "namespace/admission-policy",
+            Warn,
+            kept,
         ),
     ]
 }
