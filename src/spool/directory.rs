@@ -120,11 +120,20 @@ impl Directory {
             Err(errno) => return Err(self.failure("make the directory", name, errno)),
         }
         let directory = self.descend(name)?;
-        match rustix::fs::fchmod(&directory.handle, Mode::from_raw_mode(mode)) {
-            // A directory of another owner that is already there keeps its mode: the tool cache of
-            // an image, for example.
-            Ok(()) | Err(Errno::PERM) => Ok(directory),
-            Err(errno) => Err(self.failure("set the mode of", name, errno)),
+        directory.set_mode(mode)?;
+        Ok(directory)
+    }
+
+    /// Gives it a mode. One of another owner that is already there keeps its own: the tool cache of an
+    /// image, for example.
+    pub fn set_mode(&self, mode: u32) -> Result<(), FileError> {
+        match rustix::fs::fchmod(&self.handle, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::PERM) => Ok(()),
+            Err(errno) => Err(FileError {
+                verb: "set the mode of",
+                path: self.path.clone(),
+                cause: errno.into(),
+            }),
         }
     }
 

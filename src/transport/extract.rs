@@ -20,6 +20,8 @@ use crate::spool::directory::{Directory, FileError};
 
 /// Names of files that do not come which are remembered.
 const NAMED: usize = 20;
+/// What the owner of a directory needs to write to it.
+const OWNERS: u32 = 0o700;
 /// Bytes before a piece of content: a hole, and the length.
 const PIECE_HEADER: usize = 12;
 /// Largest piece that a sender makes is 64 KiB; a link's target is a path.
@@ -60,6 +62,8 @@ pub struct Extractor {
     file: Option<Writing>,
     open: Vec<(Vec<u8>, Rc<Directory>)>,
     emptied: Vec<Vec<u8>>,
+    /// Directories that their owner may not write to once what is in them has come.
+    sealed: Vec<(Vec<u8>, Directory, u32)>,
     entries: u64,
     bytes: u64,
     left: Left,
@@ -98,6 +102,7 @@ impl Extractor {
             file: None,
             open: Vec::new(),
             emptied: Vec::new(),
+            sealed: Vec::new(),
             entries: 0,
             bytes: 0,
             left: Left::default(),
@@ -168,8 +173,10 @@ impl Extractor {
     fn begin(&mut self, entry: Entry) -> Result<(), ExtractError> {
         if entry.kind == Kind::End {
             self.ended = true;
-            return self.remove_emptied();
+            self.remove_emptied()?;
+            return self.seal(b"");
         }
+        self.seal(&entry.path)?;
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(refused("more files than agreed"));
@@ -204,12 +211,15 @@ impl Extractor {
             Kind::Directory => {
                 self.close(&entry.path);
                 let parent = self.parent(&above)?;
-                match parent.remove(&name) {
+                let made = match parent.remove(&name) {
                     Err(error) if error.kind() != io::ErrorKind::IsADirectory => {
                         return Err(error.into());
                     }
-                    _ => parent.make(&name, entry.mode)?,
+                    _ => parent.make(&name, entry.mode | OWNERS)?,
                 };
+                if entry.mode & OWNERS != OWNERS {
+                    self.sealed.push((entry.path.clone(), made, entry.mode));
+                }
                 self.note(&entry)
             }
             Kind::File | Kind::Link => {
@@ -236,6 +246,17 @@ impl Extractor {
             }
             Kind::End => Ok(()),
         }
+    }
+
+    /// Gives directories their modes which are not on the way to what comes next: all of what is in
+    /// one comes right after it.
+    fn seal(&mut self, next: &[u8]) -> Result<(), ExtractError> {
+        while let Some((_, directory, mode)) =
+            self.sealed.pop_if(|(path, ..)| !is_within(next, path))
+        {
+            directory.set_mode(mode)?;
+        }
+        Ok(())
     }
 
     fn end(&mut self, torn: bool) -> Result<(), ExtractError> {

@@ -10,10 +10,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::super::changes::{LIMITS, Limits};
+use super::super::changes::{LIMITS, Limits, NO_LIMITS};
 use super::super::entry::Reason;
+use super::super::extract::Extractor;
 use super::super::frame::Selection;
 use super::Sides;
+use crate::spool::directory::Directory;
 
 /// Bytes of an archive in which nothing has changed.
 const EMPTY: usize = 27;
@@ -124,6 +126,50 @@ proptest! {
             prop_assert_eq!(picture(&sides.path("runner/w")), pod);
             prop_assert_eq!(sides.down(), EMPTY, "nothing changed, and something crossed");
             prop_assert_eq!(sides.up(), EMPTY, "what came back went again");
+        }
+    }
+}
+
+/// Go keeps modules so. Root, as whom tests may run, could write to them all the same.
+#[test]
+fn a_directory_that_its_owner_may_not_write_to_is_open_until_all_of_it_has_come() {
+    let sides = Sides::new();
+    let from = sides.path("runner/w");
+    fs::create_dir_all(from.join("mod/in")).unwrap();
+    fs::write(from.join("mod/in/file"), "module").unwrap();
+    fs::write(from.join("next"), "file").unwrap();
+    let sealed = fs::Permissions::from_mode(0o555);
+    fs::set_permissions(from.join("mod/in"), sealed.clone()).unwrap();
+    fs::set_permissions(from.join("mod"), sealed).unwrap();
+    let archive = sides.archive("runner", Selection::All, NO_LIMITS);
+    let pod = sides.path("pod/w");
+    let roots = vec![("w".to_owned(), Directory::open(&pod).unwrap())];
+    let mut extractor = Extractor::new(roots, NO_LIMITS, None, &[]);
+    let mode = |path: &str| fs::metadata(pod.join(path)).map(|one| one.mode() & 0o777);
+    let mut seen = Vec::new();
+    for byte in archive {
+        extractor.feed(&[byte]).unwrap();
+        let now = [mode("mod").ok(), mode("mod/in").ok()];
+        if seen.last() != Some(&now) {
+            seen.push(now);
+        }
+    }
+    let (open, closed) = (Some(0o755), Some(0o555));
+    let stages = [
+        [None, None],
+        [open, None],
+        [open, open],
+        [open, closed],
+        [closed, closed],
+    ];
+    let ends = [seen.first(), seen.last()];
+    assert_eq!(ends, [Some(&stages[0]), Some(&stages[4])], "{seen:?}");
+    assert!(seen.contains(&stages[2]), "{seen:?}");
+    assert_eq!(picture(&from), picture(&pod));
+    // For whoever removes them and is not root.
+    for root in [from, pod] {
+        for path in ["mod", "mod/in"] {
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o755)).unwrap();
         }
     }
 }
