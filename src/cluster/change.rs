@@ -75,13 +75,37 @@ impl Cluster {
         &self,
         name: &str,
         uid: &str,
+        patch: Value,
+    ) -> Result<Option<K>, ClusterError> {
+        self.lay_over(name, uid, patch, PatchParams::default())
+            .await
+    }
+
+    /// Has the API server judge what [`Self::patch`] would do, and change nothing.
+    pub async fn would_patch<K: Known>(
+        &self,
+        name: &str,
+        uid: &str,
+        patch: Value,
+    ) -> Result<Option<K>, ClusterError> {
+        let parameters = PatchParams {
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        self.lay_over(name, uid, patch, parameters).await
+    }
+
+    async fn lay_over<K: Known>(
+        &self,
+        name: &str,
+        uid: &str,
         mut patch: Value,
+        parameters: PatchParams,
     ) -> Result<Option<K>, ClusterError> {
         let api = self.api::<K>();
         // A patch that would change the uid is a conflict.
         patch["metadata"]["uid"] = Value::from(uid);
         let patch = Patch::Merge(patch);
-        let parameters = PatchParams::default();
         self.attempt(self.act("patch", K::RESOURCE, name), || async {
             match api.patch(name, &parameters, &patch).await {
                 Ok(patched) => Ok(Some(patched)),

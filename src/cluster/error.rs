@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::explain::{Attempt, Explanation};
+use crate::explain::{Attempt, Explanation, MISSING_PERMISSION};
 
 /// One act on one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,25 @@ impl ClusterError {
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { code: 403, .. })
+    }
+
+    /// The account lacks the right: no Role gives it.
+    #[must_use]
+    pub fn lacks_right(&self) -> bool {
+        self.is_forbidden() && self.title() == MISSING_PERMISSION
+    }
+
+    /// The account has the right, and someone denies what it asked for all the same.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let refused = matches!(
+            self,
+            Self::Refused {
+                code: 403 | 422,
+                ..
+            }
+        );
+        refused && !self.lacks_right()
     }
 
     /// An admission policy does not let this account touch the object: such a denial is an invalid

@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::Event;
 pub use pod::{
     End, Subject, all_ready, deleted, end, ending, facts, has_started, judge, timed_out, unwell,
 };
-pub use refusal::{Attempt, refusal};
+pub use refusal::{Attempt, MISSING_PERMISSION, refusal};
 
 /// One cause and one remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]

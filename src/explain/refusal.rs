@@ -4,6 +4,9 @@ use kube::core::Status;
 
 use super::{Explanation, quote};
 
+/// Title of a refusal for want of a right.
+pub const MISSING_PERMISSION: &str = "Missing permission";
+
 /// What was attempted, in the words of a Role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -142,7 +145,7 @@ fn missing_right(attempt: &Attempt, user: &str) -> Explanation {
             |(_, account)| format!("service account `{account}`"),
         );
     Explanation::new(
-        "Missing permission",
+        MISSING_PERMISSION,
         format!("{who} lacks the right to `{verb}` `{resource}` in namespace `{namespace}`"),
         format!(
             "add the verb `{verb}` for the resource `{resource}` to its Role; with ARC's chart, \

@@ -37,7 +37,8 @@ pub fn run(config: &Config) -> u8 {
     if let Err(error) = memory.remove() {
         output::warning(&format!("{error:#}"));
     }
-    let spared = job.filter(|_| kept.is_some()).map(|job| job.nonce);
+    let needs_tree = kept.as_ref().is_some_and(|kept| kept.needs_tree);
+    let spared = job.filter(|_| needs_tree).map(|job| job.nonce);
     remove_tree(config, spared.as_ref());
     tracing::debug!(phase = "directories removed");
     if let Some(kept) = kept {

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use rustix::event::{PollFd, PollFlags};
+
 use super::passwd;
 use crate::record::Memory;
 use crate::spool::directory::Directory;
-use crate::spool::tree;
+use crate::spool::signals::Signals;
+use crate::spool::{READY, tree};
 use crate::transport::relay::EXTERNALS;
 
 /// Lies in a volume from when it is filled until someone has seen that.
@@ -55,6 +58,17 @@ pub enum Init {
         externals: Option<PathBuf>,
         /// Directories below the work directory
         directories: Vec<PathBuf>,
+    },
+    /// Fills the claim that a kept job's files are copied to, and stays while they come
+    Kept {
+        /// Where the claim is
+        #[arg(long)]
+        to: PathBuf,
+        /// The runner's `externals`: copy them too
+        #[arg(long)]
+        externals: Option<PathBuf>,
+        /// The workspace below the work directory
+        workspace: PathBuf,
     },
     /// Waits until a pod's own volume has its directories and this program
     Await {
@@ -114,6 +128,11 @@ impl Init {
                 }
                 Ok(())
             }
+            Self::Kept {
+                to,
+                externals,
+                workspace,
+            } => keep(&to, externals.as_deref(), workspace),
             Self::Await { to } => await_volume(&to.join(FILLED)),
             Self::Programs { externals, to } => programs(&externals, &to),
             Self::Passwd { user, to } => passwd::write(&user, &to),
@@ -130,6 +149,24 @@ fn externals(from: &Path, to: &Path, memory: &Memory) -> anyhow::Result<()> {
     memory
         .note_externals(failure.as_deref())
         .context("note how the copy of the runner's programs ended")
+}
+
+fn keep(to: &Path, externals: Option<&Path>, workspace: PathBuf) -> anyhow::Result<()> {
+    let end = Signals::catch().context("wait for the pod's end")?;
+    tree::make_own(to, false, &[workspace])?;
+    if let Some(from) = externals {
+        programs(from, to)?;
+    }
+    // A relay begins when it finds this, as that of a supervisor.
+    Directory::open(&to.join("spool"))?.record(READY, b"{}", 0o600)?;
+    while end.received().is_none() {
+        let mut waits = [PollFd::new(&end, PollFlags::IN)];
+        match rustix::event::poll(&mut waits, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait for the pod's end"),
+        }
+    }
+    Ok(())
 }
 
 /// Stays until the one that waits for the volume has taken the mark away: it runs in this very

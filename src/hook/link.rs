@@ -33,6 +33,13 @@ pub enum LinkError {
     Cancelled,
 }
 
+/// The words by which a pod's relay is called.
+#[must_use]
+pub fn relay() -> Vec<String> {
+    let program = format!("{HOOK_MOUNT}/{BINARY}");
+    vec![program, "relay".to_owned(), SPOOL_MOUNT.to_owned()]
+}
+
 /// What came.
 #[derive(Debug)]
 pub enum Event {
@@ -54,13 +61,6 @@ pub struct Link<'a> {
     pinged: Instant,
 }
 
-/// Starts a relay in a container of a pod.
-async fn start_relay(cluster: &Cluster, pod: &str, container: &str) -> Result<Exec, ClusterError> {
-    let program = format!("{HOOK_MOUNT}/{BINARY}");
-    let command = [program, "relay".to_owned(), SPOOL_MOUNT.to_owned()];
-    cluster.exec(pod, container, &command).await
-}
-
 /// Starts a relay in a container of a pod that was just created, as soon as that runs. Never, when it
 /// is late: what keeps it is for others to tell.
 ///
@@ -70,7 +70,7 @@ async fn start_relay(cluster: &Cluster, pod: &str, container: &str) -> Result<Ex
 pub async fn start_early_relay(cluster: &Cluster, pod: &str, container: &str) -> Exec {
     tokio::time::sleep(EARLIEST).await;
     for _ in 0..EARLY_TRIES {
-        if let Ok(exec) = start_relay(cluster, pod, container).await {
+        if let Ok(exec) = cluster.exec(pod, container, &relay()).await {
             return exec;
         }
         tokio::time::sleep(EARLY_PAUSE).await;
@@ -80,9 +80,14 @@ pub async fn start_early_relay(cluster: &Cluster, pod: &str, container: &str) ->
 
 impl<'a> Link<'a> {
     /// Starts a relay in a container of the pod.
-    pub fn open(api: &'a Api, pod: &str, container: &str) -> Result<Self, LinkError> {
+    pub fn open(
+        api: &'a Api,
+        pod: &str,
+        container: &str,
+        relay: &[String],
+    ) -> Result<Self, LinkError> {
         let exec =
-            api.run(start_relay(&api.cluster, pod, container))
+            api.run(api.cluster.exec(pod, container, relay))
                 .map_err(|error| match &error {
                     // The pod itself will tell what is the matter with it.
                     ClusterError::Refused { code, .. } if *code == 401 || *code == 403 => {

@@ -33,6 +33,8 @@ pub struct Remote<'a> {
     pub nonce: &'a Nonce,
     /// The container that its relays run in.
     pub container: &'static str,
+    /// The words by which a relay is called there.
+    pub relay: Vec<String>,
     /// Where the directories are in its container.
     pub roots: Vec<Root>,
     /// Directories of the runner that the pod is to have, in order.
@@ -76,6 +78,7 @@ impl<'a> Remote<'a> {
             pod: &job.pod,
             nonce: &job.nonce,
             container: JOB_CONTAINER,
+            relay: link::relay(),
             roots: roots
                 .into_iter()
                 .map(|(name, path)| Root {
@@ -126,6 +129,7 @@ impl<'a> Remote<'a> {
             pod,
             nonce,
             container: JOB_CONTAINER,
+            relay: link::relay(),
             roots: roots
                 .map(|(name, path)| Root {
                     name: name.to_owned(),
@@ -153,7 +157,7 @@ impl<'a> Remote<'a> {
 
     /// A connection to it.
     pub(super) fn link(&self) -> Result<Link<'_>, LinkError> {
-        Link::open(self.api, self.pod, self.container)
+        Link::open(self.api, self.pod, self.container, &self.relay)
     }
 
     /// What both sides have.

@@ -23,7 +23,7 @@ use super::step::{self, StepRun, Way};
 use super::step_files::{Returned, StepFiles};
 use super::step_log::StepLog;
 use super::surroundings::{self, Surroundings};
-use super::transfer::Transfer;
+use super::transfer::{SHARED, Transfer};
 use super::unwrapped::Unwrapped;
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
@@ -185,8 +185,10 @@ impl Action<'_> {
             let there = Transfer {
                 from: jobs,
                 to: &remote,
+                roots: &SHARED,
                 since: None,
                 noted: Some(self.nonce),
+                most: None,
             };
             if !there.run(signals)? {
                 return cancelled();
@@ -211,8 +213,10 @@ impl Action<'_> {
             let back = Transfer {
                 from: &remote,
                 to: jobs,
+                roots: &SHARED,
                 since: Some(self.nonce),
                 noted: None,
+                most: None,
             };
             if back.run(signals)? {
                 self.refresh(jobs, signals)?;

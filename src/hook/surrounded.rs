@@ -9,7 +9,7 @@ use super::api::Ended;
 use super::remote::Remote;
 use super::run_container_step::Action;
 use super::step_files::Returned;
-use super::transfer::Transfer;
+use super::transfer::{SHARED, Transfer};
 use crate::pod::{FILES_CONTAINER, GATE_CONTAINER};
 use crate::record::{ForcedUser, JobRecord};
 use crate::spool::signals::Signals;
@@ -47,8 +47,10 @@ impl Action<'_> {
             let there = Transfer {
                 from: jobs,
                 to: &gate,
+                roots: &SHARED,
                 since: None,
                 noted: Some(self.nonce),
+                most: None,
             };
             if !there.run(signals)? {
                 return cancelled();
@@ -68,8 +70,10 @@ impl Action<'_> {
                 let back = Transfer {
                     from: &files,
                     to: jobs,
+                    roots: &SHARED,
                     since: Some(self.nonce),
                     noted: None,
+                    most: None,
                 };
                 if back.run(signals)? {
                     self.refresh(jobs, signals)?;

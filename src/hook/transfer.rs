@@ -1,9 +1,10 @@
-//! Files on their way from pod to pod, for container actions: out of one relay, into another, with
-//! no more of them in memory than a few pieces.
+//! Files on their way from pod to pod, for container actions and for jobs that are kept: out of one
+//! relay, into another, with no more of them in memory than a few pieces.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use thiserror::Error;
 
 use super::crossing::rest;
 use super::link::{Event, LinkError};
@@ -29,10 +30,32 @@ pub struct Transfer<'t> {
     pub from: &'t Remote<'t>,
     /// Where they go.
     pub to: &'t Remote<'t>,
+    /// The directories, by the names that both give them.
+    pub roots: &'t [&'t str],
     /// Name of the sender's manifest since which changes count; all files when absent.
     pub since: Option<&'t Nonce>,
     /// Name of the receiver's manifest of what it has got.
     pub noted: Option<&'t Nonce>,
+    /// How much it may be; what a job's own actions need has no bound.
+    /// Most bytes that it may be; what a job's own actions need has no bound.
+    pub most: Option<u64>,
+}
+
+/// It is more than so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the files are more than {0} bytes")]
+pub struct TooMuch(pub u64);
+
+/// Why an attempt ended early.
+enum Stop {
+    Link(LinkError),
+    TooMuch(TooMuch),
+}
+
+impl From<LinkError> for Stop {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
 }
 
 impl Transfer<'_> {
@@ -51,10 +74,13 @@ impl Transfer<'_> {
         loop {
             let cause = match self.once(signals) {
                 Ok(()) => return Ok(true),
-                Err(LinkError::Cancelled) => return Ok(false),
-                Err(LinkError::Lost(_)) if signals.received().is_some() => return Ok(false),
-                Err(LinkError::Lost(cause)) => cause,
-                Err(LinkError::Refused(cause)) => bail!(cause),
+                Err(Stop::TooMuch(error)) => return Err(error.into()),
+                Err(Stop::Link(LinkError::Cancelled)) => return Ok(false),
+                Err(Stop::Link(LinkError::Lost(_))) if signals.received().is_some() => {
+                    return Ok(false);
+                }
+                Err(Stop::Link(LinkError::Lost(cause))) => cause,
+                Err(Stop::Link(LinkError::Refused(cause))) => bail!(cause),
             };
             tracing::debug!(cause, "connection lost");
             for end in &mut ends {
@@ -69,12 +95,12 @@ impl Transfer<'_> {
         }
     }
 
-    fn once(&self, signals: &Signals) -> Result<(), LinkError> {
+    fn once(&self, signals: &Signals) -> Result<(), Stop> {
         let signals = Some(signals);
         let mut from = self.from.link()?;
         let mut to = self.to.link()?;
-        from.send_json(Kind::Begin, &begin(self.from, None))?;
-        to.send_json(Kind::Begin, &begin(self.to, self.noted))?;
+        from.send_json(Kind::Begin, &self.begin(self.from, None))?;
+        to.send_json(Kind::Begin, &self.begin(self.to, self.noted))?;
         from.expect(Kind::Hello, signals)?;
         to.expect(Kind::Hello, signals)?;
         let mut nothing = Vec::new();
@@ -87,7 +113,7 @@ impl Transfer<'_> {
             Kind::Fetch,
             &Fetch {
                 commands: Vec::new(),
-                roots: SHARED.map(str::to_owned).to_vec(),
+                roots: names(self.roots),
                 selection: Selection::All,
                 since: self.since.cloned(),
                 next,
@@ -95,18 +121,23 @@ impl Transfer<'_> {
                 discard: Vec::new(),
             },
         )?;
+        let mut bytes = 0;
         loop {
             if signals.is_some_and(|signals| signals.received().is_some()) {
-                return Err(LinkError::Cancelled);
+                return Err(LinkError::Cancelled.into());
             }
             match from.next(WAIT)? {
                 Event::Frame(frame) if frame.kind == Kind::Archive => {
+                    bytes += frame.bytes.len() as u64;
+                    if let Some(most) = self.most.filter(|most| bytes > *most) {
+                        return Err(Stop::TooMuch(TooMuch(most)));
+                    }
                     to.send(Kind::Archive, &frame.bytes)?;
                     continue;
                 }
                 Event::Frame(frame) => {
                     let text = format!("talk to the relay: {:?} came with files", frame.kind);
-                    return Err(LinkError::Refused(text));
+                    return Err(LinkError::Refused(text).into());
                 }
                 Event::Beat(_) | Event::Nothing => {}
             }
@@ -114,7 +145,7 @@ impl Transfer<'_> {
                 Event::Frame(frame) if frame.kind == Kind::Accepted => break,
                 Event::Frame(frame) => {
                     let text = format!("talk to the relay: {:?} came too early", frame.kind);
-                    return Err(LinkError::Refused(text));
+                    return Err(LinkError::Refused(text).into());
                 }
                 Event::Beat(_) | Event::Nothing => {}
             }
@@ -123,12 +154,16 @@ impl Transfer<'_> {
         from.finish();
         Ok(())
     }
+
+    fn begin(&self, remote: &Remote<'_>, noted: Option<&Nonce>) -> Begin {
+        Begin {
+            kept: names(self.roots),
+            manifest: noted.cloned(),
+            ..remote.begin(None, remote.nonce)
+        }
+    }
 }
 
-fn begin(remote: &Remote<'_>, noted: Option<&Nonce>) -> Begin {
-    Begin {
-        kept: SHARED.map(str::to_owned).to_vec(),
-        manifest: noted.cloned(),
-        ..remote.begin(None, remote.nonce)
-    }
+fn names(roots: &[&str]) -> Vec<String> {
+    roots.iter().map(|&name| name.to_owned()).collect()
 }

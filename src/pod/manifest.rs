@@ -40,7 +40,7 @@ pub const FILES_CONTAINER: &str = "arc-hook-files";
 const OWN_MOUNT: &str = "/__work";
 
 /// The image when neither the runner's pod nor a setting names it, as with the official hooks.
-const RUNNER_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
+pub const RUNNER_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
 
 /// Where that container writes.
 const PASSWD_DIR: &str = "/__passwd";

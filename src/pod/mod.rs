@@ -42,13 +42,15 @@ pub mod names;
 pub use config_map::{TemplateText, template_text};
 pub use error::{SpecError, TemplateError};
 pub use job::job;
-pub use manifest::{FILES_CONTAINER, GATE_CONTAINER, NONCE_ANNOTATION, fills, metadata};
+pub use manifest::{
+    FILES_CONTAINER, GATE_CONTAINER, NONCE_ANNOTATION, RUNNER_IMAGE, fills, metadata,
+};
 pub use plan::{Identity, Inputs, JobFacts, Plan, Service, User};
 pub use runner::{RunnerPod, WorkClaim};
 pub use settings::{RunAs, Settings};
 pub use step::container_step;
 pub use template::{Location, Template};
-pub use volumes::{OWN_GITHUB, OWN_WORK, WORK};
+pub use volumes::{HOOK, OWN_GITHUB, OWN_WORK, WORK, WORK_ROOT};
 
 #[cfg(test)]
 mod tests;

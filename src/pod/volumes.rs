@@ -36,7 +36,7 @@ pub const OWN_WORK: &str = "w";
 pub const OWN_GITHUB: &str = "github";
 
 /// Volume behind `/__w` itself, which holds mount points only.
-const WORK_ROOT: &str = "arc-hook-w";
+pub const WORK_ROOT: &str = "arc-hook-w";
 
 /// Sources on the work volume, as paths relative to the volume's root.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,8 +38,10 @@ pub struct Keeping<'a> {
     pub entry: Entry,
     /// Name of the runner's pod.
     pub runner: &'a str,
-    /// Its work claim, where it shares one with the runner.
+    /// Its work claim, where it shares one with the runner, or the copy of it.
     pub work_claim: Option<&'a str>,
+    /// It is the copy.
+    pub copied: bool,
     /// Clones of its caches.
     pub caches: Vec<Claim>,
     /// Most that are kept.
@@ -127,19 +129,9 @@ impl Keeping<'_> {
             let Some(found) = self.cluster.get::<PersistentVolumeClaim>(&name).await? else {
                 return Ok(Err(format!("its claim `{name}` is gone")));
             };
-            if found.metadata.deletion_timestamp.is_some() {
-                return Ok(Err(format!(
-                    "its claim `{name}` is being deleted already, which nothing can stop"
-                )));
-            }
-            let owners = found.metadata.owner_references.iter().flatten();
-            let mut owners = owners.filter(|owner| owner.kind == "Pod");
-            if Some(name.as_str()) == self.work_claim && !owners.any(|one| one.name == self.runner)
-            {
-                return Ok(Err(format!(
-                    "the work volume's claim `{name}` is not the runner pod's own, so the next job \
-                     needs it"
-                )));
+            let is_work = Some(name.as_str()) == self.work_claim;
+            if let Some(why) = lost(&found, is_work.then_some(self.runner)) {
+                return Ok(Err(why));
             }
             let uid = found.metadata.uid.unwrap_or_default();
             claims.push(Claim { name, uid });
@@ -163,7 +155,8 @@ impl Keeping<'_> {
         }
         let (name, uid) = (&self.entry.pod, &self.entry.pod_uid);
         if self.entry.mode == Mode::Volumes {
-            let map = twin::config_map(self.pod, &self.entry, &self.secrets);
+            let copied = self.work_claim.filter(|_| self.copied);
+            let map = twin::config_map(self.pod, &self.entry, &self.secrets, copied);
             cluster.create::<ConfigMap>(&map, &self.entry.id).await?;
             cluster.delete::<Pod>(name, Some(uid), Some(GRACE)).await?;
             return Ok(Ok(Vec::new()));
@@ -183,15 +176,69 @@ impl Keeping<'_> {
         Ok(Ok(told))
     }
 
-    /// Metadata of a kept object; `labels` besides.
     fn marks(&self, labels: &Map<String, Value>) -> Value {
-        let mut labels = labels.clone();
-        labels.insert(LABEL.to_owned(), json!(self.entry.id));
-        labels.insert(RUNNER_POD_LABEL.to_owned(), Value::Null);
-        json!({
-            "ownerReferences": null, "labels": labels,
-            "annotations": {SINCE_ANNOTATION: self.entry.since.to_string()},
-        })
+        marks(&self.entry, labels)
+    }
+}
+
+/// Metadata of a kept object; `labels` besides.
+fn marks(entry: &Entry, labels: &Map<String, Value>) -> Value {
+    let mut labels = labels.clone();
+    labels.insert(LABEL.to_owned(), json!(entry.id));
+    labels.insert(RUNNER_POD_LABEL.to_owned(), Value::Null);
+    json!({
+        "ownerReferences": null, "labels": labels,
+        "annotations": {SINCE_ANNOTATION: entry.since.to_string()},
+    })
+}
+
+/// Why a claim cannot be kept: it goes already, or, as the work claim of that runner, is another's.
+fn lost(claim: &PersistentVolumeClaim, runner: Option<&str>) -> Option<String> {
+    let metadata = &claim.metadata;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    if metadata.deletion_timestamp.is_some() {
+        return Some(format!(
+            "its claim `{name}` is being deleted already, which nothing can stop"
+        ));
+    }
+    let owners = metadata.owner_references.iter().flatten();
+    let mut owners = owners.filter(|owner| owner.kind == "Pod");
+    let is_own = runner.is_none_or(|runner| owners.any(|one| one.name == runner));
+    (!is_own).then(|| {
+        format!(
+            "the work volume's claim `{name}` is not the runner pod's own, so the next job needs it"
+        )
+    })
+}
+
+/// The work claim of a job: why it cannot be kept, if so, and its storage class.
+///
+/// # Errors
+/// It cannot be read, or changing it takes a right that is missing.
+pub async fn work_claim(
+    cluster: &Cluster,
+    name: &str,
+    runner: &str,
+    entry: &Entry,
+) -> Result<(Option<String>, Option<String>), ClusterError> {
+    let Some(found) = cluster.get::<PersistentVolumeClaim>(name).await? else {
+        return Ok((Some(format!("its claim `{name}` is gone")), None));
+    };
+    let class = found
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.storage_class_name.clone());
+    if let Some(why) = lost(&found, Some(runner)) {
+        return Ok((Some(why), class));
+    }
+    let uid = found.metadata.uid.unwrap_or_default();
+    let patch = json!({"metadata": marks(entry, &Map::new())});
+    let tried = cluster.would_patch::<PersistentVolumeClaim>(name, &uid, patch);
+    match tried.await {
+        Ok(Some(_)) => Ok((None, class)),
+        Ok(None) => Ok((Some(format!("its claim `{name}` is gone")), class)),
+        Err(error) if error.is_denied() => Ok((Some(error.to_string()), class)),
+        Err(error) => Err(error),
     }
 }
 

@@ -8,7 +8,7 @@
 //!                    gc, `arc-hook retained delete` <─────┘
 //! ```
 //!
-//! [`policy`], [`environment`], [`judge`], [`twin`] and the ledger's own rules are pure. The ledger says
+//! [`policy`], [`environment`], [`judge`], [`twin`], [`copy`] and the ledger's own rules are pure. The ledger says
 //! who is kept: a job enters it first, by a swap of its `resourceVersion`, and whoever it crowds out
 //! leaves it in the same swap. Then its objects are changed. So the bound holds at any moment, and what
 //! a crash leaves is either the runner pod's, or an entry without objects, or objects without an entry,
@@ -20,9 +20,11 @@
 //! |---|---|---|---|
 //! | the job's pod | [`LABEL`], and no `runner-pod` | none | the ledger |
 //! | work claim, clones of caches | [`LABEL`] | none | the ledger |
+//! | the copy of a workspace whose claim cannot be kept | the same, once it is whole | the runner's pod before | the ledger |
 //! | the manifest of an equal pod (`retain-mode: volumes`) | [`LABEL`] | none | its name |
 
 mod checkouts;
+pub mod copy;
 pub mod enter;
 pub mod environment;
 pub mod gc;

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::pod::quantity;
 use crate::protocol::Environment;
 
 /// Longest time that an annotation may name: a month.
 const LONGEST: Duration = Duration::from_hours(31 * 24);
+/// Most bytes of a workspace that are copied, whatever an annotation says.
+const MOST: u64 = 1 << 40;
 /// Variable of `container.env` by which a job asks to be kept less often.
 const ASK: &str = "ARC_HOOK_RETAIN";
 /// The same, for how long.
@@ -65,6 +68,7 @@ impl Mode {
 
 /// Which jobs are kept, how, and within which bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Policy {
     /// `arc-hook/retain`.
     pub when: When,
@@ -83,6 +87,10 @@ pub struct Policy {
     pub script: bool,
     /// `arc-hook/retain-cancelled`: a cancelled job counts as failed.
     pub cancelled: bool,
+    /// `arc-hook/retain-storage-class`: of a claim to which a workspace is copied.
+    pub storage_class: Option<String>,
+    /// `arc-hook/retain-copy-limit`: most bytes that are copied to it.
+    pub copy_limit: u64,
 }
 
 impl Default for Policy {
@@ -96,6 +104,8 @@ impl Default for Policy {
             env: Vec::new(),
             script: false,
             cancelled: false,
+            storage_class: None,
+            copy_limit: 10 << 30,
         }
     }
 }
@@ -133,6 +143,18 @@ impl Policy {
                 Ok(())
             }
             "retain-script" => put(&mut self.script, switch(value), "use \"true\" or \"false\""),
+            "retain-storage-class" => put(
+                &mut self.storage_class,
+                Some(Some(value.to_owned()).filter(|name| !name.is_empty())),
+                "name a storage class",
+            ),
+            "retain-copy-limit" => put(
+                &mut self.copy_limit,
+                quantity::bytes(value)
+                    .and_then(|bytes| u64::try_from(bytes).ok())
+                    .filter(|bytes| (1..=MOST).contains(bytes)),
+                "use a quantity as \"10Gi\" or \"512Mi\", at most 1Ti",
+            ),
             "retain-cancelled" => put(
                 &mut self.cancelled,
                 switch(value),
@@ -265,6 +287,8 @@ mod tests {
             ("retain-env", "CC, CXX\nLANG"),
             ("retain-script", "true"),
             ("retain-cancelled", "True"),
+            ("retain-storage-class", "fast"),
+            ("retain-copy-limit", "512Mi"),
         ]);
         assert_eq!(
             policy,
@@ -277,6 +301,8 @@ mod tests {
                 env: ["CC", "CXX", "LANG"].map(str::to_owned).to_vec(),
                 script: true,
                 cancelled: true,
+                storage_class: Some("fast".to_owned()),
+                copy_limit: 512 << 20,
             }
         );
     }
@@ -291,6 +317,8 @@ mod tests {
             ("retain-max", "0", "1 to 1000"),
             ("retain-mode", "disk", "volumes"),
             ("retain-script", "maybe", "true"),
+            ("retain-copy-limit", "0", "10Gi"),
+            ("retain-copy-limit", "much", "10Gi"),
         ] {
             let refused = Policy::default().set(key, value).unwrap().unwrap_err();
             assert!(refused.contains(remedy), "{key}: {refused}");

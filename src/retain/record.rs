@@ -16,6 +16,9 @@ pub struct RetainRecord {
     pub node: Option<String>,
     /// The work claim, where job and runner share one.
     pub work_claim: Option<String>,
+    /// The runner's image, for a pod that copies.
+    #[serde(default)]
+    pub image: Option<String>,
 }
 
 /// The step by whose end a job failed, as the hook saw it end.

@@ -39,6 +39,7 @@ impl State {
             ("PUT", ..) => self.replace(resource, name, body),
             // A strategic patch, which this server does not lay over anything.
             ("PATCH", "resize", _) => self.get("pods", name),
+            ("PATCH", ..) if query.contains("dryRun=All") => self.get(resource, name),
             ("PATCH", ..) => self.patch(resource, name, body),
             _ => status(405, "MethodNotAllowed", "not here"),
         }
@@ -165,14 +166,28 @@ impl State {
             .iter()
             .position(|word| *word == "--nonce")
             .map(|at| &words[at..]);
-        let own = self.own_volume(name);
+        let own = self.volume_of(name, pod);
         if pod["spec"].to_string().contains("\"init\",\"volume\"") {
             Self::fill(&own, pod);
+        }
+        if words.get(1..3) == Some(&["init", "kept"]) {
+            std::fs::create_dir_all(&own).unwrap();
+            let own = own.to_str().unwrap();
+            let words = words[1..].iter().map(|word| word.replace("/__work", own));
+            let child = Command::new(BINARY)
+                .args(words)
+                .env_clear()
+                .spawn()
+                .unwrap();
+            self.supervisors.insert(name.to_owned(), child);
         }
         if let Some(flags @ [_, nonce, ..]) = flags {
             let spool = |work: &PathBuf| work.join(".arc-hook").join(nonce).join("spool");
             let own = Some(own.join("spool"));
-            let spools: Vec<PathBuf> = self.works.iter().map(spool).chain(own).collect();
+            let spools: Vec<PathBuf> = own
+                .into_iter()
+                .chain(self.works.iter().map(spool))
+                .collect();
             let spool = spools.iter().find(|spool| spool.is_dir()).unwrap();
             let child = supervise(spool, flags);
             self.supervisors.insert(name.to_owned(), child);
@@ -200,9 +215,53 @@ impl State {
 
     /// Where a pod's own volume is.
     pub(crate) fn own_volume(&self, pod: &str) -> PathBuf {
+        let key = ("pods".to_owned(), pod.to_owned());
+        let object = self.objects.get(&key).unwrap_or(&Value::Null);
+        self.volume_of(pod, object)
+    }
+
+    /// The same of one that is being created. It may be a claim of its own.
+    fn volume_of(&self, name: &str, pod: &Value) -> PathBuf {
+        let mut volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        let claim =
+            volumes.find_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str());
+        match claim.filter(|claim| claim.starts_with("arc-hook-retained-")) {
+            Some(claim) => self.beside("claims").join(claim),
+            None => self.beside("pods").join(name),
+        }
+    }
+
+    /// A directory beside the runner's work volume.
+    fn beside(&self, name: &str) -> PathBuf {
         let work = self.works.first().unwrap();
-        let above = work.parent().unwrap_or(work);
-        above.join("pods").join(pod)
+        work.parent().unwrap_or(work).join(name)
+    }
+
+    /// Where the relay of a pod finds what its container sees. A process has no mounts of its own: of a
+    /// pod that shares the work volume, what lies in the runner's workspace stands for all of `/__w`.
+    pub(crate) fn seen_by(&self, pod: &str) -> [(&'static str, PathBuf); 4] {
+        let own = self.own_volume(pod);
+        let key = ("pods".to_owned(), pod.to_owned());
+        let nonce = &self.objects[&key]["metadata"]["annotations"]["arc-hook/nonce"];
+        let nonce = nonce.as_str().unwrap_or_default();
+        let mut trees = self
+            .works
+            .iter()
+            .map(|work| work.join(".arc-hook").join(nonce));
+        match trees.find(|tree| !own.exists() && tree.is_dir()) {
+            Some(tree) => [
+                ("/__hook/spool", tree.join("spool")),
+                ("/__hook", tree.join("hook")),
+                ("/__w", tree.join("runner_workspace")),
+                ("/github", tree),
+            ],
+            None => [
+                ("/__hook/spool", own.join("spool")),
+                ("/__hook", own.join("hook")),
+                ("/__w", own.join("w")),
+                ("/github", own.join("github")),
+            ],
+        }
     }
 
     /// Plays the kubelet for the containers that fill a pod's own volume.
@@ -297,7 +356,10 @@ impl State {
             let _ = child.wait();
         }
         let answer = object(200, found);
-        let _ = std::fs::remove_dir_all(self.own_volume(name));
+        let _ = match resource {
+            "pods" => std::fs::remove_dir_all(self.beside("pods").join(name)),
+            _ => std::fs::remove_dir_all(self.beside("claims").join(name)),
+        };
         self.objects.remove(&key);
         if resource == "jobs" {
             let of_job = |one: &Value| one["metadata"]["labels"][JOB_LABEL] == name;

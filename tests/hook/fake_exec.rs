@@ -31,21 +31,20 @@ pub fn start(
         return status(404, "NotFound", &format!("pods \"{pod}\" not found"));
     }
     let own = state.own_volume(pod);
-    let map = |from: &str, to: &str| format!("{from}={}", own.join(to).display());
+    let seen = state.seen_by(pod);
     let words: Vec<String> = query
         .split('&')
         .filter_map(|part| part.strip_prefix("command="))
         .map(decoded)
-        .map(|word| word.replace("/__hook/spool", own.join("spool").to_str().unwrap()))
+        .map(|word| word.replace("/__hook/spool", seen[0].1.to_str().unwrap()))
+        .map(|word| word.replace("/__work", own.to_str().unwrap()))
         .collect();
     // Only the hook's own program finds its way here, and only some of its verbs need to be told.
     let maps = match words.get(1).map(String::as_str) {
-        Some("relay" | "keep") => vec![
-            map("/__hook/spool", "spool"),
-            map("/__hook", "hook"),
-            map("/__w", "w"),
-            map("/github", "github"),
-        ],
+        Some("relay" | "keep") => std::iter::once(&("/__work", own))
+            .chain(&seen)
+            .map(|(from, to)| format!("{from}={}", to.display()))
+            .collect(),
         _ => Vec::new(),
     };
     let relay = state.relay.clone().unwrap_or_else(|| BINARY.into());

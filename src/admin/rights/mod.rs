@@ -14,6 +14,7 @@ use crate::cache::Kind;
 use crate::cluster;
 use crate::config::WorkVolume;
 use crate::pod::Template;
+use crate::retain::Mode;
 
 /// What a rule is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,13 +33,15 @@ pub enum Feature {
     Snapshots,
     /// `arc-hook/retain`: failed jobs are kept.
     Retain,
+    /// `arc-hook/retain-mode: volumes`: a workspace whose volume cannot be kept is copied.
+    RetainVolumes,
     /// A kept job gives its processors back. Goes without.
     Resize,
 }
 
 impl Feature {
     /// All of them, in the order of a Role.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Jobs,
         Self::Watch,
         Self::Events,
@@ -46,6 +49,7 @@ impl Feature {
         Self::Caches,
         Self::Snapshots,
         Self::Retain,
+        Self::RetainVolumes,
         Self::Resize,
     ];
 
@@ -60,6 +64,7 @@ impl Feature {
             Self::Caches => "caches",
             Self::Snapshots => "snapshots",
             Self::Retain => "retain",
+            Self::RetainVolumes => "retain-volumes",
             Self::Resize => "resize",
         }
     }
@@ -80,6 +85,10 @@ impl Feature {
             Self::Snapshots => {
                 let mut policies = template.settings().caches.values();
                 policies.any(|policy| policy.via == Kind::Snapshot)
+            }
+            Self::RetainVolumes => {
+                let policy = &template.settings().retain;
+                policy.is_on() && policy.mode == Mode::Volumes
             }
             Self::Retain | Self::Resize => template.settings().retain.is_on(),
         }
@@ -200,6 +209,13 @@ pub const RULES: &[Rule] = &[
         resource: "configmaps",
         verbs: &["get", "list", "create", "update", "delete"],
         reason: "The ledger of kept jobs, by which they are bounded.",
+    },
+    Rule {
+        feature: Feature::RetainVolumes,
+        group: "",
+        resource: "persistentvolumeclaims",
+        verbs: &["create"],
+        reason: "`retain-mode: volumes`: a workspace whose volume cannot be kept is copied to one of its own.",
     },
     Rule {
         feature: Feature::Resize,
@@ -329,6 +345,23 @@ mod tests {
         };
         assert!(template("via: snapshot").contains(&Feature::Snapshots));
         assert!(!template("via: clone").contains(&Feature::Snapshots));
+    }
+
+    #[test]
+    fn claims_are_made_for_kept_jobs_only_where_volumes_alone_are_kept() {
+        let features = |annotations: &str| {
+            let text =
+                format!("metadata: {{annotations: {{{annotations}}}}}\nspec: {{containers: []}}");
+            features(&[Template::parse(&text).unwrap()], WorkVolume::Auto)
+        };
+        let volumes = features("arc-hook/retain: always, arc-hook/retain-mode: volumes");
+        assert!(volumes.contains(&Feature::RetainVolumes));
+        for others in ["arc-hook/retain: always", "arc-hook/retain-mode: volumes"] {
+            assert!(
+                !features(others).contains(&Feature::RetainVolumes),
+                "{others}"
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `cleanup_job` keeps a job, if that is what its policy says of its end.
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 
@@ -11,8 +13,9 @@ use super::super::output;
 use crate::admin::rights::{self, Feature};
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
-use crate::pod::names;
+use crate::pod::{RUNNER_IMAGE, names};
 use crate::record::{JobRecord, Memory};
+use crate::retain::copy::Copy;
 use crate::retain::keep::{self, Keeping, Outcome};
 use crate::retain::ledger::Claim;
 use crate::retain::policy::words;
@@ -42,6 +45,8 @@ pub struct Retention<'a> {
 pub struct KeptJob {
     /// The line that says how it is entered.
     pub way_in: String,
+    /// Its directories on the work volume are what is kept.
+    pub needs_tree: bool,
 }
 
 impl Retention<'_> {
@@ -70,10 +75,10 @@ impl Retention<'_> {
             }
             Err(error) => {
                 let refusal = error.downcast_ref::<ClusterError>();
-                if refusal.is_some_and(ClusterError::is_forbidden) {
+                if refusal.is_some_and(ClusterError::lacks_right) {
                     output::warning(&format!(
                         "the job is not kept: {error:#}; `arc-hook/retain` needs these rights: {}",
-                        needed()
+                        needed(record.policy.mode)
                     ));
                 } else {
                     output::warning(&format!("the job is not kept: {error:#}"));
@@ -106,10 +111,6 @@ impl Retention<'_> {
             return Ok(Err(format!("pod `{}` does not run any more", job.pod)));
         };
         let mut mode = record.policy.mode;
-        if mode == Mode::Volumes && job.copied {
-            output::line("The job has no volume but its pod's own, so its pod is kept");
-            mode = Mode::Pod;
-        }
         let kept = if reason == judge::Reason::Asked {
             no_step().kept
         } else {
@@ -135,27 +136,89 @@ impl Retention<'_> {
             output::line(&format!("Only the volumes are kept: {what}"));
             mode = Mode::Volumes;
         }
-        let entry = self.entry(record, failure, reason, pod, mode, &kept);
+        let entry = || self.entry(record, failure, reason, pod, mode, &kept);
+        let secrets = leftovers.secrets();
+        let copy = match self.copied(record, pod, &entry(), &secrets)? {
+            Ok(copy) => copy,
+            Err(why) => return Ok(Err(why)),
+        };
+        let of_copy = copy.as_ref().map(|claim| claim.name.as_str());
         let keeping = Keeping {
             cluster: self.cluster,
             pod,
-            entry,
+            // As of now: whoever tidies up waits for what is kept, not for what is copied.
+            entry: entry(),
             runner: &self.config.pod_name,
-            work_claim: record.work_claim.as_deref(),
+            work_claim: of_copy.or(record.work_claim.as_deref()),
+            copied: copy.is_some(),
             caches: self.caches(),
             max: record.policy.max,
-            secrets: leftovers.secrets(),
+            secrets,
         };
-        match self.api.run(keeping.keep())? {
+        let kept = self.api.run(keeping.keep());
+        if let (Some(copy), Err(_) | Ok(Outcome::Not(_))) = (&copy, &kept) {
+            self.discard(copy);
+        }
+        match kept? {
             Outcome::Not(why) => Ok(Err(why)),
             Outcome::Kept(entry, told) => {
                 tell(&report, leftovers.counts().1);
                 for words in told {
                     output::line(&words);
                 }
-                Ok(Ok(self.told(&entry, record)))
+                Ok(Ok(self.told(&entry, record, copy.is_some())))
             }
         }
+    }
+
+    /// The copy of the job's files, where its volumes are to be kept and the work volume cannot be.
+    fn copied(
+        &self,
+        record: &RetainRecord,
+        pod: &Pod,
+        entry: &Entry,
+        gone: &[String],
+    ) -> anyhow::Result<Result<Option<Claim>, String>> {
+        if record.policy.mode != Mode::Volumes {
+            return Ok(Ok(None));
+        }
+        let (why, class) = match &record.work_claim {
+            None => ("the job has no volume but its pod's own".to_owned(), None),
+            Some(name) => {
+                let judged = keep::work_claim(self.cluster, name, &self.config.pod_name, entry);
+                match self.api.run(judged)? {
+                    (None, _) => return Ok(Ok(None)),
+                    (Some(why), class) => (why, class),
+                }
+            }
+        };
+        let user = self
+            .job
+            .user
+            .context("copy the job's files: its user is not known")?;
+        let program = std::env::current_exe().context("find this program itself")?;
+        let text = |path: &Path| path.display().to_string();
+        let paths = &self.config.paths;
+        let copy = Copy {
+            job: pod,
+            id: &entry.id,
+            user,
+            runner: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+            image: record.image.as_deref().unwrap_or(RUNNER_IMAGE),
+            program: &text(&program),
+            externals: &text(&paths.externals),
+            workspace: &text(paths.workspace_below_work().unwrap_or(Path::new(""))),
+            limit: record.policy.copy_limit,
+            class: record.policy.storage_class.as_deref().or(class.as_deref()),
+            gone,
+        };
+        output::line(&format!(
+            "The job's files are copied to a claim of their own: {why}"
+        ));
+        Ok(self.copy(&copy)?.map(Some))
     }
 
     /// Steps that failed outside of a container leave nothing; the job's own environment is known.
@@ -222,9 +285,10 @@ impl Retention<'_> {
         }
     }
 
-    fn told(&self, entry: &Entry, record: &RetainRecord) -> KeptJob {
+    fn told(&self, entry: &Entry, record: &RetainRecord, copied: bool) -> KeptJob {
         let what = match entry.mode {
             Mode::Pod => format!("pod `{}` and its volumes", entry.pod),
+            Mode::Volumes if copied => "a copy of the job's files, and its caches".to_owned(),
             Mode::Volumes => "the job's volumes".to_owned(),
         };
         output::line(&format!(
@@ -234,6 +298,7 @@ impl Retention<'_> {
             entry.reason
         ));
         KeptJob {
+            needs_tree: !copied,
             way_in: format!(
                 "Enter it: arc-hook retained enter {} --namespace {}",
                 entry.id,
@@ -272,8 +337,11 @@ fn tell(report: &Report, secrets: usize) {
 }
 
 /// The rights, in a sentence.
-fn needed() -> String {
-    let rules = rights::rules(&[Feature::Retain]);
+fn needed(mode: Mode) -> String {
+    let rules = match mode {
+        Mode::Pod => rights::rules(&[Feature::Retain]),
+        Mode::Volumes => rights::rules(&[Feature::Retain, Feature::RetainVolumes]),
+    };
     let told = |rule: &rights::Rule| format!("{} on `{}`", rule.verbs.join(", "), rule.resource);
     rules.iter().map(told).collect::<Vec<_>>().join("; ")
 }

@@ -1,6 +1,7 @@
 //! The hook's part in keeping failed jobs: `prepare_job` settles whether a job may be kept, each failing
 //! step is noted, and `cleanup_job` takes what is to be kept out of the runner's hands.
 
+mod copy;
 mod failed_step;
 mod keep;
 mod scrub;
@@ -33,5 +34,10 @@ pub fn settle(around: &Surroundings<'_>, plan: &Plan) -> Option<RetainRecord> {
         scale_set: runner.scale_set.clone().unwrap_or_default(),
         node: runner.node.clone(),
         work_claim: work.map(str::to_owned),
+        image: around
+            .config
+            .runner_image
+            .clone()
+            .or_else(|| runner.image.clone()),
     })
 }

@@ -1,6 +1,7 @@
 //! Failed jobs that are kept: what of them stays, what must not, how many, and for how long.
 
 mod bounds;
+mod copied;
 mod kept;
 mod people;
 

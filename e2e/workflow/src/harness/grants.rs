@@ -22,17 +22,32 @@ async fn shipped(cluster: &Cluster, file: &str, name: &str, to: Account) -> anyh
     let path = cluster.paths.template(file);
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("failed to read `{}`", path.display()))?;
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+    printed(cluster, &text, name, to).await
+}
+
+/// Grants the Role of these manifests, as `arc-hook rbac` prints them.
+pub async fn printed(
+    cluster: &Cluster,
+    manifests: &str,
+    name: &str,
+    to: Account,
+) -> anyhow::Result<()> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(manifests)?;
     for mut object in objects {
         object["metadata"]["name"] = json!(name);
-        if object["kind"] == "Role" {
-            let role: Role = serde_json::from_value(object)?;
-            cluster.apply(&role).await?;
-        } else {
-            object["roleRef"]["name"] = json!(name);
-            object["subjects"][0]["name"] = json!(to.account());
-            let binding: RoleBinding = serde_json::from_value(object)?;
-            cluster.apply(&binding).await?;
+        match object["kind"].as_str() {
+            Some("Role") => {
+                let role: Role = serde_json::from_value(object)?;
+                cluster.apply(&role).await?;
+            }
+            Some("RoleBinding") => {
+                object["roleRef"]["name"] = json!(name);
+                object["subjects"][0]["name"] = json!(to.account());
+                let binding: RoleBinding = serde_json::from_value(object)?;
+                cluster.apply(&binding).await?;
+            }
+            // The account is there.
+            _ => {}
         }
     }
     Ok(())

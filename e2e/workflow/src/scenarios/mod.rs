@@ -254,7 +254,7 @@ pub fn long() -> Vec<Scenario> {
 }
 
 /// That failed jobs stay for people, and not for ever.
-fn kept() -> [Scenario; 10] {
+fn kept() -> [Scenario; 12] {
     [
         Scenario::code(
             "a failed job is kept as it was, but for its secrets, until its time is up",
@@ -271,6 +271,14 @@ fn kept() -> [Scenario; 10] {
         Scenario::code(
             "a failed job that shared no volume is kept, entered and mended",
             retained::nothing_shared,
+        ),
+        Scenario::code(
+            "of a failed job that shared no volume a copy is kept and entered",
+            retained::nothing_shared_but_volumes,
+        ),
+        Scenario::code(
+            "of a failed job whose work claim goes a copy is kept and entered",
+            retained::going_claim,
         ),
         Scenario::code("a cancelled job is kept on request", retained::cancelled),
         Scenario::code(

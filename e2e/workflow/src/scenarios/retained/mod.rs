@@ -22,9 +22,10 @@ use super::{Acting, Stage, judge};
 use crate::harness::cluster::Role;
 use crate::harness::grants;
 use crate::harness::runner::{Options, Outcome, Runner};
+use crate::runner::guid::guid;
 
 pub use bounds::{forty_at_once, repositories, ten_at_once};
-pub use copied::nothing_shared;
+pub use copied::{going_claim, nothing_shared, nothing_shared_but_volumes};
 pub use ends::of_itself;
 pub use entered::{through_a_terminal, without_a_shell};
 pub use room::makes_way;
@@ -75,12 +76,17 @@ impl<'a> Keeping<'a> {
         stage: &'a Stage,
         annotations: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        grants::retained(&stage.cluster, ROLE, role).await?;
         let map = stage.cluster.template_map("conan-retain.yaml")?;
         let text = map.data.unwrap_or_default().into_values().next();
         let mut template: Value = serde_saphyr::from_str(&text.context("no template")?)?;
         for (name, value) in annotations {
             template["metadata"]["annotations"][format!("arc-hook/{name}")] = json!(value);
+        }
+        if template["metadata"]["annotations"]["arc-hook/retain-mode"] == "volumes" {
+            let manifests = rbac(&template).await?;
+            grants::printed(&stage.cluster, &manifests, ROLE, role).await?;
+        } else {
+            grants::retained(&stage.cluster, ROLE, role).await?;
         }
         Ok(Self {
             stage,
@@ -107,11 +113,25 @@ impl<'a> Keeping<'a> {
     }
 
     async fn run_with(&self, job: &Value, options: &Options) -> anyhow::Result<(Outcome, String)> {
+        self.run_while(job, options, async |_| Ok(())).await
+    }
+
+    /// The same, while something happens to its runner.
+    async fn run_while(
+        &self,
+        job: &Value,
+        options: &Options,
+        meanwhile: impl AsyncFnOnce(&Runner) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Outcome, String)> {
         let runner = Runner::start(&self.stage.cluster, options).await?;
         let (name, pod) = (runner.name.clone(), runner.job_pod());
         let outcome = async {
             runner.submit(&job.to_string())?;
-            runner.finish(&mut |_| ()).await
+            let mut show = |_: &str| ();
+            let finished = runner.finish(&mut show);
+            let (happened, outcome) = tokio::join!(meanwhile(&runner), finished);
+            happened?;
+            outcome
         };
         let outcome = outcome.await;
         self.stage.keep(runner.log());
@@ -186,6 +206,18 @@ impl<'a> Keeping<'a> {
         grants::revoke(cluster, ROLE).await?;
         cluster.await_nothing_left(&self.before).await
     }
+}
+
+/// The manifests of the least Role for a template.
+async fn rbac(template: &Value) -> anyhow::Result<String> {
+    let file = std::env::temp_dir().join(format!("arc-hook-template-{}.yaml", guid()));
+    std::fs::write(&file, template.to_string())?;
+    let output = Command::new(program()?).arg("rbac").arg(&file).output();
+    let output = output.await;
+    std::fs::remove_file(&file)?;
+    let output = output?;
+    ensure!(output.status.success(), "`arc-hook rbac`: {output:?}");
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn program() -> anyhow::Result<PathBuf> {
