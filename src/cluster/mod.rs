@@ -369,6 +369,12 @@ impl Cluster {
         }
     }
 
+    /// Has refusals of the next seconds doubted, for the account was allowed the same before: an API
+    /// server that has just started refuses everything until it has read its Roles.
+    pub fn may_have_been_away(&self) {
+        self.past().away = Some(Instant::now());
+    }
+
     fn past(&self) -> MutexGuard<'_, Past> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -454,6 +460,20 @@ fn failure(act: Act, error: Option<kube::Error>, waited: Duration) -> ClusterErr
             cause: retry::chain(&error),
         },
     }
+}
+
+/// What an answer of this code and these words to a `get` of a pod is to a caller.
+#[cfg(test)]
+pub(crate) fn refused(code: u16, message: &str) -> ClusterError {
+    let attempt = Attempt {
+        verb: "get",
+        resource: "pods",
+        namespace: "ci".to_owned(),
+    };
+    let name = "p".to_owned();
+    let status = kube::core::Status::failure(message, "").with_code(code);
+    let error = kube::Error::Api(status.boxed());
+    failure(Act { attempt, name }, Some(error), Duration::ZERO)
 }
 
 /// An object as it is sent: with `nonce` among its annotations.

@@ -224,6 +224,8 @@ impl Remote<'_> {
     fn cross(&self, crossing: &mut Crossing<'_>, end: &mut End<'_>) -> Result<Exit, Break> {
         let mut pause = FIRST_PAUSE;
         let mut silent_since = None;
+        // What takes the job's files into its pod has shown that the account may do all this.
+        self.api.cluster.may_have_been_away();
         loop {
             let offset = (crossing.offset, crossing.accepted);
             let cause = match self.attempt(crossing, end) {
@@ -231,6 +233,9 @@ impl Remote<'_> {
                 ended => return ended,
             };
             tracing::debug!(cause, offset = crossing.offset, "connection lost");
+            if silent_since.is_none() {
+                self.api.cluster.may_have_been_away();
+            }
             if offset != (crossing.offset, crossing.accepted) {
                 // It came further than the one before.
                 pause = FIRST_PAUSE;

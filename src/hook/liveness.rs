@@ -15,6 +15,9 @@ use crate::spool::client::Liveness;
 
 /// How long a silent supervisor is borne with when the API server cannot say why it is.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// How long a refusal of the look is borne with. The pod was made with that right; an API server that
+/// has just started refuses everything until it has read its Roles.
+const REFUSAL: Duration = Duration::from_secs(30);
 /// How long one look may take: the step's log and its signals wait meanwhile.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -115,8 +118,8 @@ impl Liveness for PodLiveness<'_> {
             Err(error) => {
                 let passing = error
                     .downcast_ref::<ClusterError>()
-                    .is_some_and(ClusterError::is_unreachable);
-                return (!(passing && patient)).then(|| {
+                    .is_some_and(|error| passes(error, since.elapsed()));
+                return (!passing).then(|| {
                     error.context(format!(
                         "the supervisor in pod `{name}` has been silent for {seconds} s, and the \
                          pod cannot be examined"
@@ -152,5 +155,35 @@ impl Liveness for PodLiveness<'_> {
                  runs; see whether its node is overloaded and its work volume writable"
             )),
         }
+    }
+}
+
+/// Whether what keeps the pod from being looked at, for so long already, may pass by itself.
+fn passes(error: &ClusterError, silent: Duration) -> bool {
+    (error.is_unreachable() && silent < PATIENCE) || (error.lacks_right() && silent < REFUSAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::refused;
+
+    #[test]
+    fn a_right_that_the_job_was_made_with_is_not_missed_at_once() {
+        let refusal = refused(
+            403,
+            "pods \"p\" is forbidden: User \"system:serviceaccount:ci:runner\" cannot get resource \
+             \"pods\" in API group \"\" in the namespace \"ci\"",
+        );
+        assert!(refusal.lacks_right());
+        assert!(passes(&refusal, Duration::from_secs(2)));
+        assert!(!passes(&refusal, REFUSAL));
+        let overloaded = refused(503, "apiserver is shutting down");
+        assert!(passes(&overloaded, Duration::from_secs(200)));
+        assert!(!passes(&overloaded, PATIENCE));
+        assert!(!passes(
+            &refused(404, "namespaces \"ci\" not found"),
+            Duration::ZERO
+        ));
     }
 }

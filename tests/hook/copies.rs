@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::fake_api::{Cut, Kubelet};
+use crate::fake_api::{Cut, Kind, Kubelet};
 use crate::fake_cluster::lines;
 use crate::runner::{JOB_POD, RUNNER, Runner, quote, signal, until};
 
@@ -99,6 +99,35 @@ fn a_step_whose_connection_breaks_runs_once_and_its_log_is_whole() {
             "{cut:?}"
         );
     }
+}
+
+#[test]
+fn a_step_outlives_an_api_server_that_has_just_started_and_refuses_everything() {
+    let runner = Runner::without_a_volume();
+    assert_eq!(runner.prepare(&[]).code, 0);
+    for (method, resource, words) in [
+        ("GET", "exec", "create resource \"pods/exec\""),
+        ("GET", "pods", "get resource \"pods\""),
+    ] {
+        let message = format!(
+            "pods is forbidden: User \"system:serviceaccount:ci:runner\" cannot {words} in API group \
+             \"\" in the namespace \"ci\""
+        );
+        let kind = Kind::Status(403, "Forbidden", message);
+        runner.api.fail(method, resource, 2, kind);
+    }
+    runner.api.state().cuts = [Cut::Output(3000)].into();
+    let step = runner.script("seq 20000; exit 3");
+    assert_eq!(step.code, 3, "{step:?}");
+    assert!(step.log == lines(1..=20000), "{} bytes", step.log.len());
+    let left: Vec<u32> = runner
+        .api
+        .state()
+        .faults
+        .iter()
+        .map(|fault| fault.times)
+        .collect();
+    assert!(left.iter().all(|times| *times == 0), "{left:?}");
 }
 
 #[test]
