@@ -18,8 +18,9 @@ use crate::harness::process;
 use crate::harness::runner::Runner;
 use crate::proxy::raw::{Proxy, Wire};
 
-/// How long a step may take to come to its middle.
-const MIDDLE: Duration = Duration::from_mins(1);
+/// How long a step may take to come to its middle. A kubelet that has lost the API server several times asks
+/// again after a minute.
+const MIDDLE: Duration = Duration::from_mins(3);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// What the next connections of a job's hook meet.
