@@ -20,7 +20,8 @@ use kube::client::UpgradeConnectionError;
 use kube::core::{Request, Status};
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError, Message};
 
-use super::{Act, Cluster, ClusterError, Instant, failure};
+use super::attempt::failure;
+use super::{Act, Cluster, ClusterError};
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -136,7 +137,7 @@ impl Cluster {
             }
             Some(error @ kube::Error::Api(_)) => failure(act, Some(error), CONNECT),
             error => {
-                self.past().away = Some(Instant::now());
+                self.may_have_been_away();
                 failure(act, error, CONNECT)
             }
         })

@@ -3,7 +3,8 @@
 use futures_util::TryStreamExt as _;
 use kube::api::{WatchEvent, WatchParams};
 
-use super::{Cluster, ClusterError, Known, failure};
+use super::attempt::failure;
+use super::{Cluster, ClusterError, Known};
 
 /// How long the server keeps one request open, in seconds.
 const OPEN: u32 = 60;
