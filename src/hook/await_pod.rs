@@ -128,6 +128,22 @@ impl<'a> PodWait<'a> {
         }
     }
 
+    /// Waits until the API server tells that a container of the pod runs, or ran.
+    ///
+    /// # Errors
+    /// As [`Self::until`].
+    pub async fn started(&mut self, container: &str) -> anyhow::Result<()> {
+        self.until(|pod| {
+            let started = pod.is_some_and(|pod| explain::has_started(pod, container));
+            Ok(if started {
+                Progress::Arrived(())
+            } else {
+                Progress::Almost
+            })
+        })
+        .await
+    }
+
     /// Where to watch on from, if that makes sense.
     fn watched(&self) -> Option<String> {
         let pod = self.pod.as_ref().filter(|_| self.may_watch)?;

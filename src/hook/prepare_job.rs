@@ -274,15 +274,7 @@ impl Preparation<'_> {
         let node = node.and_then(|runner| runner.node.as_deref());
         let Some(tree) = &begun.tree else {
             let started = api.run_unless_signalled(signals, async {
-                let started = wait.until(|pod| {
-                    let started =
-                        pod.is_some_and(|pod| explain::has_started(pod, names::JOB_CONTAINER));
-                    Ok(if started {
-                        Progress::Arrived(())
-                    } else {
-                        Progress::Almost
-                    })
-                });
+                let started = wait.started(names::JOB_CONTAINER);
                 tokio::select! {
                     biased;
                     started = room::beside(self.cluster, &plan.name, node, started) => {

@@ -27,7 +27,7 @@ use super::transfer::{SHARED, Transfer};
 use super::unwrapped::Unwrapped;
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
-use crate::explain::{self, Subject};
+use crate::explain::Subject;
 use crate::pod::{self, Identity, JobFacts, Plan, names};
 use crate::protocol::Container;
 use crate::record::{ForcedUser, JobRecord, Memory};
@@ -376,16 +376,7 @@ impl Action<'_> {
 
     /// Waits until a container runs, or ran.
     pub(super) async fn started(&self, container: &str) -> anyhow::Result<()> {
-        let mut wait = self.wait(!self.plan.supervised);
-        wait.until(|pod| {
-            let started = pod.is_some_and(|pod| explain::has_started(pod, container));
-            Ok(if started {
-                Progress::Arrived(())
-            } else {
-                Progress::Almost
-            })
-        })
-        .await
+        self.wait(!self.plan.supervised).started(container).await
     }
 
     /// `may_end`: the container's own program is what runs in it.

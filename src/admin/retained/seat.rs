@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{now, tell};
 use crate::cluster::{Cluster, ClusterError};
-use crate::explain::{self, Subject};
-use crate::hook::await_pod::{PodWait, Progress};
+use crate::explain::Subject;
+use crate::hook::await_pod::PodWait;
 use crate::pod::names::JOB_CONTAINER;
 use crate::retain::{Entry, Mode, gc, twin};
 use crate::spool::Nonce;
@@ -94,15 +94,7 @@ impl Seat {
             may_end: false,
         };
         let mut wait = PodWait::new(cluster, &name, subject, START);
-        let started = wait.until(|pod| {
-            let started = pod.is_some_and(|pod| explain::has_started(pod, JOB_CONTAINER));
-            Ok(if started {
-                Progress::Arrived(())
-            } else {
-                Progress::Almost
-            })
-        });
-        started.await?;
+        wait.started(JOB_CONTAINER).await?;
         Ok(Self {
             pod: name,
             made: true,

@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 
-use super::super::await_pod::{PodWait, Progress};
+use super::super::await_pod::PodWait;
 use super::super::output;
 use super::super::remote::Remote;
 use super::super::transfer::{TooMuch, Transfer};
 use super::Retention;
-use crate::explain::{self, Subject};
+use crate::explain::Subject;
 use crate::pod::names::JOB_CONTAINER;
 use crate::pod::quantity;
 use crate::retain::copy::{self, COPIED, Copy};
@@ -81,15 +81,7 @@ impl Retention<'_> {
                 may_end: false,
             };
             let mut wait = PodWait::new(self.cluster, &name, subject, START);
-            let started = wait.until(|pod| {
-                let started = pod.is_some_and(|pod| explain::has_started(pod, JOB_CONTAINER));
-                Ok(if started {
-                    Progress::Arrived(())
-                } else {
-                    Progress::Almost
-                })
-            });
-            started.await
+            wait.started(JOB_CONTAINER).await
         })?;
         let of_job = || Remote {
             sources: Vec::new(),
