@@ -107,6 +107,13 @@ impl Retaining {
         (code, text(output.stdout), text(output.stderr))
     }
 
+    /// A person's own command runs where the job's steps did, and its exit code comes through.
+    fn is_entered(&self, id: &str) {
+        let script = "echo $HOME; exit 7";
+        let (code, out, errors) = self.verb(&["retained", "enter", id, "--", "sh", "-c", script]);
+        assert_eq!((code, out.as_str()), (7, "/github/home\n"), "{errors}");
+    }
+
     /// What ARC does next: all that bears the runner's label goes, then the runner, then what it owns.
     fn runner_goes(&self) {
         let mut state = self.api().state();

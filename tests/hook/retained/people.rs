@@ -71,16 +71,7 @@ fn a_job_without_a_shared_volume_is_scrubbed_entered_and_run_again() {
     job.runner_goes();
     let id = job.entry()["id"].as_str().unwrap().to_owned();
 
-    let (code, out, errors) = job.verb(&[
-        "retained",
-        "enter",
-        &id,
-        "--",
-        "sh",
-        "-c",
-        "echo $HOME; exit 7",
-    ]);
-    assert_eq!((code, out.as_str()), (7, "/github/home\n"), "{errors}");
+    job.is_entered(&id);
     let (code, out, errors) = job.verb(&["retained", "logs", &id]);
     assert_eq!((code, out.as_str()), (0, "I know ***\n"), "{errors}");
     let (code, ..) = job.verb(&["retained", "enter", &id, "--rerun"]);
